@@ -1,0 +1,61 @@
+"""The Elman cell: the vanilla recurrent network, with an optional leak."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from rnn_jax.checks import require
+from rnn_jax.types import Array, Cell, Units
+
+ACTIVATIONS: dict[str, tuple[Callable[[Array], Array], Callable[[Array], Array]]] = {
+    "tanh": (jnp.tanh, lambda a: 1 - a * a),
+    "relu": (jax.nn.relu, lambda a: (a > 0).astype(a.dtype)),
+    "identity": (lambda z: z, jnp.ones_like),
+}
+"""φ(z), and φ'(z) written in terms of a = φ(z)."""
+
+
+def elman(activation: str = "tanh", leak: float = 1.0) -> Cell:
+    """The Elman cell, G = S = 1.
+
+    Step, with leak α::
+
+        z_t = u_t + v_t
+        a_t = φ(z_t)
+        h_t = (1 − α) h_{t−1} + α a_t
+
+    Adjoint, with φ' written in terms of a_t (tanh: 1 − a², relu: 1 where a > 0, identity: 1)::
+
+        δz_t     = α δh_t φ'(z_t)          δu_t = δv_t = δz_t
+        δh_{t−1} = (1 − α) δh_t            (and δv_t Wᵀ, added by the recurrence)
+
+    With α = 1, a_t is h_t itself, so the adjoint needs nothing but the hidden states.
+
+    Args:
+      activation: φ; at the kink of relu the derivative is taken as 0.
+      leak: α in (0, 1]; 1 is the plain cell.
+
+    Raises:
+      InputError: an unknown activation or a leak outside (0, 1].
+
+    Source: Elman, *Finding structure in time*, Cognitive Science 14 (1990); the leaky form is Jaeger et al.,
+    *Optimization and applications of echo state networks with leaky-integrator neurons*, Neural Networks 20 (2007).
+    """
+    require(activation in ACTIVATIONS, "activation", activation, f"one of {', '.join(ACTIVATIONS)}")
+    require(0.0 < leak <= 1.0, "leak", leak, "a number in (0, 1]")
+    phi, slope = ACTIVATIONS[activation]
+    leaky = leak < 1.0
+
+    def step(s_prev: Units, u: Units, v: Units) -> tuple[Units, Units]:
+        (h_prev,), (u_z,), (v_z,) = s_prev, u, v
+        a = phi(u_z + v_z)
+        return (((1 - leak) * h_prev + leak * a,), (a,)) if leaky else ((a,), ())
+
+    def adjoint(s_prev: Units, s: Units, residual: Units, delta_s: Units) -> tuple[Units, Units, Units]:
+        (delta_h,), (a,) = delta_s, residual if leaky else s
+        delta_z = (leak * delta_h * slope(a),)
+        return ((1 - leak) * delta_h if leaky else jnp.zeros_like(delta_h),), delta_z, delta_z
+
+    name = f"elman-{activation}" + (f"-leak{leak:g}" if leaky else "")
+    return Cell(name, states=("h",), gates=("z",), step=step, adjoint=adjoint, bias=(0.0,))

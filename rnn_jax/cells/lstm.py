@@ -1,0 +1,54 @@
+"""The long short-term memory cell."""
+
+import jax.numpy as jnp
+from jax.nn import sigmoid
+
+from rnn_jax.types import Cell, Units
+
+
+def lstm(forget_bias: float = 1.0) -> Cell:
+    """The LSTM cell with a forget gate, G = 4 (i, f, g, o), S = 2 (h, c).
+
+    Step, with z = u_t + v_t::
+
+        i = σ(z_i)   f = σ(z_f)   g = tanh(z_g)   o = σ(z_o)
+        c_t = f c_{t−1} + i g
+        h_t = o tanh(c_t)
+
+    Adjoint::
+
+        δc_t    += δh_t o (1 − tanh²c_t)
+        δz_i     = δc_t g i (1 − i)           δz_f = δc_t c_{t−1} f (1 − f)
+        δz_g     = δc_t i (1 − g²)            δz_o = δh_t tanh(c_t) o (1 − o)
+        δc_{t−1} = δc_t f                     δu_t = δv_t = δz_t
+
+    The gates are kept from the forward pass; tanh(c_t) is computed again, which is cheaper than keeping it.
+    The blocks of U, W and b stand in the order i, f, g, o of ``torch.nn.LSTM`` and cuDNN.
+
+    Args:
+      forget_bias: initial value of b_f; 1 lets a new cell remember.
+
+    Source: Hochreiter & Schmidhuber, *Long short-term memory*, Neural Computation 9 (1997); the forget gate is Gers,
+    Schmidhuber & Cummins, *Learning to forget*, Neural Computation 12 (2000).
+    """
+
+    def step(s_prev: Units, u: Units, v: Units) -> tuple[Units, Units]:
+        (_, c_prev), (z_i, z_f, z_g, z_o) = s_prev, (a + b for a, b in zip(u, v, strict=True))
+        i, f, g, o = sigmoid(z_i), sigmoid(z_f), jnp.tanh(z_g), sigmoid(z_o)
+        c = f * c_prev + i * g
+        return (o * jnp.tanh(c), c), (i, f, g, o)
+
+    def adjoint(s_prev: Units, s: Units, residual: Units, delta_s: Units) -> tuple[Units, Units, Units]:
+        (_, c_prev), (_, c), (i, f, g, o), (delta_h, delta_c) = s_prev, s, residual, delta_s
+        tanh_c = jnp.tanh(c)
+        delta_c = delta_c + delta_h * o * (1 - tanh_c * tanh_c)
+        delta_z = (
+            delta_c * g * i * (1 - i),
+            delta_c * c_prev * f * (1 - f),
+            delta_c * i * (1 - g * g),
+            delta_h * tanh_c * o * (1 - o),
+        )
+        return (jnp.zeros_like(delta_h), delta_c * f), delta_z, delta_z
+
+    bias = (0.0, float(forget_bias), 0.0, 0.0)
+    return Cell("lstm", states=("h", "c"), gates=("i", "f", "g", "o"), step=step, adjoint=adjoint, bias=bias)

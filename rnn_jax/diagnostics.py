@@ -1,0 +1,59 @@
+"""Comparing two gradients: norm-wise, leaf by leaf.
+
+Elementwise relative error means nothing for a gradient: an element that should be zero has no digits to agree on.
+"""
+
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from rnn_jax.checks import Description, require
+from rnn_jax.types import Params
+
+
+class Difference(NamedTuple):
+    """How far one leaf of a gradient is from its reference."""
+
+    norm: float
+    """‖g − ref‖ / ‖ref‖, Euclidean; 0 where both are zero, inf where only ref is zero."""
+    largest: float
+    """max |g − ref| / max |ref|, likewise."""
+    cosine: float
+    """⟨g, ref⟩ / (‖g‖ ‖ref‖); 1 where both are zero, 0 where one is."""
+
+
+def compare(grads: Params, reference: Params) -> dict[str, Difference]:
+    """Per leaf, by its path ("layers[0].W"), how far ``grads`` is from ``reference``; computed in float64.
+
+    NaN anywhere gives NaN, which passes no tolerance.
+
+    Raises:
+      InputError: two trees of different structure or shapes.
+    """
+    structures = jax.tree.structure(grads), jax.tree.structure(reference)
+    require(structures[0] == structures[1], "grads", Description(structures[0]), f"of structure {structures[1]}")
+    differences = {}
+    for (path, g), ref in zip(jax.tree.leaves_with_path(grads), jax.tree.leaves(reference), strict=True):
+        name = jax.tree_util.keystr(path).removeprefix(".")
+        require(g.shape == ref.shape, name, Description(f"of shape {g.shape}"), f"of shape {ref.shape}")
+        differences[name] = _difference(np.asarray(g).astype(np.float64), np.asarray(ref).astype(np.float64))
+    return differences
+
+
+def worst(differences: dict[str, Difference]) -> tuple[str, float]:
+    """The leaf with the largest norm-wise error, and that error; NaN counts as the largest."""
+    return max(((name, each.norm) for name, each in differences.items()), key=lambda pair: (np.isnan(pair[1]), pair[1]))
+
+
+def _difference(g: np.ndarray, ref: np.ndarray) -> Difference:
+    def ratio(a: float, b: float) -> float:
+        return 0.0 if a == b == 0.0 else float("inf") if b == 0.0 else a / b
+
+    norm_g, norm_ref = float(np.linalg.norm(g)), float(np.linalg.norm(ref))
+    norms = norm_g * norm_ref
+    return Difference(
+        norm=ratio(float(np.linalg.norm(g - ref)), norm_ref),
+        largest=ratio(float(np.abs(g - ref).max()), float(np.abs(ref).max())),
+        cosine=float((g * ref).sum()) / norms if norms != 0.0 else float(norm_g == norm_ref),
+    )

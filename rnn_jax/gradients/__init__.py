@@ -1,0 +1,7 @@
+"""Gradient algorithms: one a file, all behind the contract of ``types.Algorithm``."""
+
+from rnn_jax.gradients.autodiff import autodiff
+from rnn_jax.gradients.bptt import bptt
+from rnn_jax.gradients.whole import value_and_grad
+
+__all__ = ["autodiff", "bptt", "value_and_grad"]

@@ -1,0 +1,24 @@
+"""The judge: the gradient by ``jax.value_and_grad``, against which every hand-written one is held."""
+
+import jax
+
+from rnn_jax import network as net
+from rnn_jax.types import Algorithm, Array, Batch, Network, Params, State
+
+
+def autodiff(network: Network) -> Algorithm:
+    """Back-propagation through time by JAX's own differentiation of ``network.loss``.  Exact.
+
+    The state carried between windows is a constant of the next window, as in ``bptt``.
+    This is the one file of the library in which autodiff appears.
+    """
+
+    def init(params: Params, batch_size: int, key: Array | None = None) -> State:
+        return net.initial_state(network, params, batch_size)
+
+    def update(params: Params, state: State, batch: Batch) -> tuple[tuple[Array, Params], State]:
+        value_and_grad = jax.value_and_grad(lambda params: net.loss(network, params, state, batch), has_aux=True)
+        (loss, state), grads = value_and_grad(params)
+        return (loss, grads), state
+
+    return Algorithm(init, update)

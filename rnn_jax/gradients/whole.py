@@ -1,0 +1,25 @@
+"""The gradient of a whole sequence by any algorithm, in the shape of ``jax.value_and_grad``."""
+
+from collections.abc import Callable
+
+import jax
+
+from rnn_jax.checks import describe, require
+from rnn_jax.types import Algorithm, Array, Batch, Params
+
+
+def value_and_grad(algorithm: Algorithm) -> Callable[..., tuple[Array, Params]]:
+    """``value_and_grad(algorithm)(params, batch, key=None) -> (loss, grads)``, from the zero state.
+
+    Loss and gradients are sums over the steps that count and the batch.  The key is drawn on by stochastic algorithms
+    only; without one they use ``jax.random.key(0)``.  A pure function: wrap it in ``jax.jit``.
+    """
+    require(isinstance(algorithm, Algorithm), "algorithm", describe(algorithm), "an Algorithm, like bptt(network)")
+
+    def of_batch(params: Params, batch: Batch, key: Array | None = None) -> tuple[Array, Params]:
+        require(isinstance(batch, Batch), "batch", describe(batch), "a Batch")
+        require(getattr(batch.xs, "ndim", 0) >= 2, "batch.xs", describe(batch.xs), "int[T,B] or float[T,B,D]")
+        state = algorithm.init(params, batch.xs.shape[1], jax.random.key(0) if key is None else key)
+        return algorithm.update(params, state, batch)[0]
+
+    return of_batch

@@ -1,0 +1,166 @@
+"""The network whose gradient everything computes: stacked recurrent layers, a linear readout and a loss.
+
+``h^l_t`` of layer l is the input of layer l+1; the readout is ``o_t = h_t V + c`` on the highest one; the loss is the
+sum ``L = Σ_t Σ_b ℓ(o_t)`` over the steps that count.
+"""
+
+from typing import Literal, get_args
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from rnn_jax.checks import check_array, check_batch, check_indices, check_network, check_params, check_state, require
+from rnn_jax.precision import wide
+from rnn_jax.recurrence import affine, forward, zero_state
+from rnn_jax.types import Array, Batch, Layer, Network, Params, State
+
+Recurrent = Literal["uniform", "orthogonal", "identity"]
+
+
+def init(
+    network: Network, key: Array, recurrent: Recurrent = "uniform", dtype: jnp.dtype | type = jnp.float32
+) -> Params:
+    """Draw the parameters of a network.
+
+    U is uniform in ±1/√D, V and W in ±1/√H, d in ±0 like every bias: zero, but for the cell's own values (an LSTM's
+    forget gate starts at 1).
+
+    Args:
+      key: a PRNG key.
+      recurrent: W uniform as above; or "orthogonal", each gate's block drawn from the orthogonal group (the norm of h
+        is kept through time); or "identity", each block the identity (Le, Jaitly & Hinton 2015).
+      dtype: float64, float32 or bfloat16.
+
+    Raises:
+      InputError: a network, an option or a dtype that cannot be served.
+    """
+    check_network(network)
+    require(recurrent in get_args(Recurrent), "recurrent", recurrent, f"one of {', '.join(get_args(Recurrent))}")
+    require(jnp.issubdtype(dtype, jnp.floating), "dtype", dtype, "a float dtype")
+    H = network.hidden
+    *layer_keys, V_key = jax.random.split(key, len(network.cells) + 1)
+    layers = []
+    for index, (cell, layer_key) in enumerate(zip(network.cells, layer_keys, strict=True)):
+        D, G = H if index else network.inputs, len(cell.gates)
+        U_key, W_key = jax.random.split(layer_key)
+        if recurrent == "uniform":
+            W = _uniform(W_key, (H, G * H), H, dtype)
+        elif recurrent == "orthogonal":
+            blocks = jax.random.orthogonal(W_key, H, (G,), wide(dtype))
+            W = jnp.concatenate(list(blocks), axis=-1).astype(dtype)
+        else:
+            W = jnp.tile(jnp.eye(H, dtype=dtype), (1, G))
+        b = jnp.repeat(jnp.asarray(cell.bias, dtype), H)
+        d = jnp.zeros(G * H, dtype) if cell.recurrent_bias else None
+        layers.append(Layer(_uniform(U_key, (D, G * H), D, dtype), W, b, d))
+    V = _uniform(V_key, (H, network.outputs), H, dtype)
+    return Params(tuple(layers), V, jnp.zeros(network.outputs, dtype))
+
+
+def initial_state(network: Network, params: Params, batch_size: int) -> State:
+    """The zero state: per layer, S arrays [B, H] of the parameters' dtype."""
+    check_params(network, params)
+    require(isinstance(batch_size, int) and batch_size > 0, "batch_size", batch_size, "a positive int")
+    return tuple(zero_state(cell, batch_size, network.hidden, params.V.dtype) for cell in network.cells)
+
+
+def apply(
+    network: Network,
+    params: Params,
+    state: State,
+    xs: Array,
+    mask: Array | None = None,
+    reset: Array | None = None,
+) -> tuple[Array, State]:
+    """Run the network over a window: the logits ``os`` [T, B, K] and the state after it.
+
+    Plain JAX: ``jax.grad`` through it is autodiff, not the hand-written reverse.
+
+    Args:
+      state: as from ``initial_state`` or an earlier window.
+      xs: int tokens [T, B] or floats [T, B, D].
+      mask, reset: bool [T, B] or None.
+    """
+    after = []
+    for cell, layer, s0 in zip(network.cells, params.layers, state, strict=True):
+        s_T, kept = forward(cell, layer, xs, s0, mask, reset)
+        xs = kept.ss[0]
+        after.append(s_T)
+    return readout(params, xs), tuple(after)
+
+
+def readout(params: Params, hs: Array) -> Array:
+    """The logits o = h V + c of any leading axes."""
+    return affine(hs, params.V, params.c)
+
+
+def loss(network: Network, params: Params, state: State, batch: Batch) -> tuple[Array, State]:
+    """The loss of a window, summed over the steps that count and the batch, and the state after it.
+
+    Plain JAX, so that ``jax.grad`` of it is the judge of every hand-written gradient.
+
+    Raises:
+      InputError: a batch, parameters or state that do not fit the network.
+    """
+    check_window(network, params, state, batch)
+    os, state = apply(network, params, state, batch.xs, batch.mask, batch.reset)
+    return sum_of_losses(network, os, batch), state
+
+
+def sum_of_losses(network: Network, os: Array, batch: Batch) -> Array:
+    """Σ ℓ(o_t) over the steps that count, in float32 at least."""
+    losses = network.loss.value(os, batch.ys)
+    return losses.sum() if batch.mask is None else jnp.where(batch.mask, losses, 0).sum()
+
+
+def check_window(network: Network, params: Params, state: State, batch: Batch) -> None:
+    """Refuse, with an ``InputError``, whatever does not fit together; free of cost under ``jit``."""
+    check_params(network, params)
+    check_batch(network, batch)
+    check_state(network, params, state, batch.xs.shape[1])
+
+
+def sample(
+    network: Network, params: Params, key: Array, prime: Array, length: int, temperature: float = 1.0
+) -> Array:
+    """Draw tokens from a network of tokens, each fed back as the next input.
+
+    Args:
+      key: a PRNG key.
+      prime: int [T], at least one token, read first and not returned.
+      length: how many tokens to draw.
+      temperature: logits are divided by it; 0 takes the likeliest token.
+
+    Returns:
+      int32 [length].
+
+    Raises:
+      InputError: an empty or foreign prime, a negative length or temperature, or a network whose inputs and outputs
+        are not one vocabulary.
+    """
+    check_params(network, params)
+    require(network.inputs == network.outputs, "network.inputs", network.inputs, f"network.outputs, {network.outputs}")
+    check_array(prime, "prime", ("T",), "int")
+    check_indices(prime, "prime", network.inputs)
+    require(type(length) is int and length >= 0, "length", length, "an int, 0 or more")
+    require(temperature >= 0, "temperature", temperature, "0 or more")
+
+    def draw(logits: Array, key: Array) -> Array:
+        if temperature == 0:
+            return logits.argmax(-1).astype(jnp.int32)
+        return jax.random.categorical(key, logits / temperature).astype(jnp.int32)
+
+    def step(carry: tuple[State, Array], key: Array) -> tuple[tuple[State, Array], Array]:
+        state, logits = carry
+        token = draw(logits, key)
+        os, state = apply(network, params, state, token[None, None])
+        return (state, os[0, 0]), token
+
+    os, state = apply(network, params, initial_state(network, params, 1), jnp.asarray(prime)[:, None])
+    return lax.scan(step, (state, os[-1, 0]), jax.random.split(key, length))[1]
+
+
+def _uniform(key: Array, shape: tuple[int, ...], fan_in: int, dtype: jnp.dtype | type) -> Array:
+    bound = fan_in**-0.5
+    return jax.random.uniform(key, shape, dtype, -bound, bound)

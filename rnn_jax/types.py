@@ -1,0 +1,132 @@
+"""The nouns of the library: what a cell, a loss, a network, a batch and an algorithm are.
+
+No logic lives here.  Symbols: T time steps, B batch, D inputs (or vocabulary), H hidden units, K outputs,
+G pre-activations ("gates") per unit, S state values per unit.  Time comes first in every stacked array.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import jax
+
+Array = jax.Array
+Units = tuple[Array, ...]
+"""One array per state value (S of them) or per gate (G of them), each of one common shape, usually [B, H]."""
+State = tuple[Units, ...]
+"""The recurrent state of a network: per layer, the cell's S state values, each [B, H]; the first one is h."""
+
+
+class Step(Protocol):
+    """``(s_prev, u, v) -> (s, residual)``: one time step of every unit, applied elementwise.
+
+    ``s_prev`` holds S arrays, ``u`` and ``v`` G arrays.  ``residual`` is what the adjoint needs beyond ``s_prev`` and
+    ``s``, which are kept anyway: a tuple of arrays of the same shape, possibly empty.
+    """
+
+    def __call__(self, s_prev: Units, u: Units, v: Units) -> tuple[Units, Units]: ...
+
+
+class Adjoint(Protocol):
+    """``(s_prev, s, residual, delta_s) -> (delta_s_prev, delta_u, delta_v)``: the transpose of the step's Jacobian.
+
+    ``delta_s_prev`` is the share that flows through the unit itself; the share through ``v = h_prev W`` is added by
+    ``recurrence``.  Where u and v enter the step only as their sum, return the very same tuple for both: the
+    recurrence then computes and stores it once.
+    """
+
+    def __call__(self, s_prev: Units, s: Units, residual: Units, delta_s: Units) -> tuple[Units, Units, Units]: ...
+
+
+class Cell(NamedTuple):
+    """A recurrent cell, unit by unit: ``s_t, residual = step(s_{t-1}, u_t, v_t)`` and its hand-written adjoint.
+
+    Every matrix product is outside: ``u_t = x_t U + b`` and ``v_t = h_{t-1} W (+ d)``, with ``h_t = s_t[0]``.
+    """
+
+    name: str
+    states: tuple[str, ...]
+    """Names of the S state values of a unit; the first one is the output h."""
+    gates: tuple[str, ...]
+    """Names of the G pre-activations of a unit, in the order of the column blocks of U, W, b and d."""
+    step: Step
+    adjoint: Adjoint
+    bias: tuple[float, ...]
+    """Initial value of b for each gate."""
+    recurrent_bias: bool = False
+    """Whether v carries a bias d of its own (needed only where u and v do not enter as their sum)."""
+
+
+class Loss(NamedTuple):
+    """A loss of one time step and its hand-written error, both over any leading axes.
+
+    ``value(o, y)`` is ℓ(o_t) [...], ``error(o, y)`` is ∂ℓ/∂o_t [..., K], for logits ``o`` [..., K].
+    """
+
+    name: str
+    value: Callable[[Array, Array], Array]
+    error: Callable[[Array, Array], Array]
+    integer_targets: bool
+    """True: ``ys`` are class indices, int [T, B]; False: ``ys`` are float [T, B, K]."""
+
+
+class Network(NamedTuple):
+    """What is differentiated: stacked cells, a linear readout and a loss.  Static and hashable; parameters live apart."""
+
+    cells: tuple[Cell, ...]
+    """One cell a layer, the lowest first."""
+    inputs: int
+    """D: the size of the vocabulary for integer inputs, else the width of x_t."""
+    hidden: int
+    """H, the same in every layer."""
+    outputs: int
+    """K: the number of classes, or the width of the target."""
+    loss: Loss
+
+
+class Layer(NamedTuple):
+    """The parameters of one recurrent layer."""
+
+    U: Array
+    """Input weights [D, G·H] ([H, G·H] above the first layer)."""
+    W: Array
+    """Recurrent weights [H, G·H]."""
+    b: Array
+    """Bias [G·H]."""
+    d: Array | None = None
+    """Recurrent bias [G·H], for cells that have one."""
+
+
+class Params(NamedTuple):
+    """The parameters of a network, and the shape of every gradient."""
+
+    layers: tuple[Layer, ...]
+    V: Array
+    """Readout weights [H, K]."""
+    c: Array
+    """Readout bias [K]."""
+
+
+class Batch(NamedTuple):
+    """A window of a sequence, time first."""
+
+    xs: Array
+    """Inputs: int tokens [T, B] or floats [T, B, D]."""
+    ys: Array
+    """Targets: int classes [T, B] or floats [T, B, K]."""
+    mask: Array | None = None
+    """bool [T, B]: the step counts.  A step that does not count changes neither state, loss nor gradient.  None: all count."""
+    reset: Array | None = None
+    """bool [T, B]: the state is set to zero before the step, if the step counts.  None: never."""
+
+
+class Algorithm(NamedTuple):
+    """A way to compute the gradient of a network's loss, window by window.
+
+    ``init(params, batch_size, key) -> state`` starts a sequence from the zero state;
+    ``update(params, state, batch) -> ((loss, grads), state)`` takes one window of it.  Loss and gradients are sums over
+    the valid steps and the batch, so windows, shards and micro-batches add up.  ``key`` is a PRNG key, used only by
+    stochastic algorithms; the others ignore it.
+    """
+
+    init: Callable[..., Any]
+    update: Callable[[Params, Any, Batch], tuple[tuple[Array, Params], Any]]
