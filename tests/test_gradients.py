@@ -1,0 +1,253 @@
+"""The hand-written gradient equals ``jax.grad``: every cell, depth, dtype, mask, reset, state, length and split."""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import CELLS, TOLERANCE, assert_close, assert_same, make_batch, make_network, make_params, make_state
+from jax.test_util import check_grads
+
+import rnn_jax as rj
+from rnn_jax import network as net
+from rnn_jax.recurrence import forward
+
+cells = pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
+
+
+def both(network, params, state, batch, **options):
+    """(loss, grads) by bptt and by autodiff."""
+    return tuple(
+        jax.jit(algorithm.update)(params, state, batch)[0]
+        for algorithm in (rj.bptt(network, **options), rj.autodiff(network))
+    )
+
+
+@pytest.mark.parametrize("B", [1, 4])
+@pytest.mark.parametrize("T", [1, 2, 13, 200])
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("depth", [1, 3])
+@cells
+def test_bptt_equals_autodiff(cell, depth, dtype, T, B):
+    network = make_network(cell, depth)
+    params = make_params(network, dtype)
+    ours, judge = jax.jit(rj.bptt(network).update), jax.jit(rj.autodiff(network).update)
+    everywhere, nowhere = jnp.ones((T, B), bool), jnp.zeros((T, B), bool)
+    mask, reset = make_batch(network, T, B, mask=True, reset=True)[2:]
+    zero, nonzero = net.initial_state(network, params, B), make_state(network, B, dtype)
+    cases = {
+        "plain": (zero, None, None),
+        "nonzero initial state": (nonzero, None, None),
+        "mask": (zero, mask, nowhere),
+        "reset": (nonzero, everywhere, reset),
+        "both": (nonzero, mask, reset),
+    }
+    for name, (state, *flags) in cases.items():
+        batch = make_batch(network, T, B)._replace(mask=flags[0], reset=flags[1])
+        (result, after), (reference, reference_after) = (update(params, state, batch) for update in (ours, judge))
+        assert_same(result, reference, TOLERANCE[dtype])
+        chex.assert_trees_all_close(after, reference_after, rtol=0, atol=0, custom_message=name)
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+@cells
+def test_bfloat16(cell, depth):
+    network = make_network(cell, depth)
+    params = make_params(network, "bfloat16")
+    (loss, grads), reference = both(network, params, make_state(network, 4, "bfloat16"), make_batch(network, 50, 4))
+    assert_same((loss, grads), reference, TOLERANCE["bfloat16"])
+    assert loss.dtype == jnp.float32
+    chex.assert_trees_all_equal_shapes_and_dtypes(grads, params)
+
+
+@pytest.mark.parametrize(
+    ("segment", "mask", "reset"), [(1, 1, 1), (4, 0, 0), (4, 1, 0), (4, 0, 1), (4, 1, 1), (13, 1, 1), (50, 0, 1)]
+)
+@cells
+def test_any_segment_float_inputs_and_squared_error(cell, segment, mask, reset):
+    network = make_network(cell, 2, inputs=3, outputs=4, loss=rj.squared_error())
+    params, state = make_params(network), make_state(network, 2)
+    ours, judge = both(network, params, state, make_batch(network, 13, 2, mask, reset, dtype="float64"), segment=segment)
+    assert_same(ours, judge, 1e-12)
+
+
+@cells
+def test_adjoint_equals_vjp_of_the_step(cell):
+    rng = np.random.default_rng(0)
+
+    def draw(count):
+        return tuple(jnp.asarray(rng.normal(size=7)) for _ in range(count))
+
+    S, G = len(cell.states), len(cell.gates)
+    arguments = draw(S), draw(G), draw(G)
+    s, residual = cell.step(*arguments)
+    delta_s = draw(S)
+    expected = jax.vjp(lambda *arguments: cell.step(*arguments)[0], *arguments)[1](delta_s)
+    chex.assert_trees_all_close(cell.adjoint(arguments[0], s, residual, delta_s), expected, rtol=1e-13, atol=1e-14)
+
+
+@cells
+def test_unroll_differentiates_by_hand(cell):
+    """Cotangents of parameters, inputs and initial state, against the plain scan and against finite differences."""
+    network = make_network(cell, inputs=3)
+    layer, (s0,) = make_params(network).layers[0], make_state(network, 2)
+    xs, _, mask, reset = make_batch(network, 9, 2, mask=True, reset=True, dtype="float64")
+    weights = make_batch(network._replace(inputs=5), 9, 2, dtype="float64", seed=3).xs
+
+    def scalar(unroll, layer, xs, s0):
+        hs, s_T = unroll(layer, xs, s0)
+        return (hs * weights).sum() + sum((value**2).sum() for value in s_T)
+
+    def by_hand(layer, xs, s0):
+        return rj.unroll(cell, layer, xs, s0, mask, reset)
+
+    def plain(layer, xs, s0):
+        s_T, kept = forward(cell, layer, xs, s0, mask, reset)
+        return kept.ss[0], s_T
+
+    ours, judge = (jax.jit(jax.grad(functools.partial(scalar, f), (0, 1, 2)))(layer, xs, s0) for f in (by_hand, plain))
+    assert_close(ours, judge, 1e-12)
+    if cell.name != "elman-relu-leak0.4":  # finite differences step over its kink
+        check_grads(jax.jit(functools.partial(scalar, by_hand)), (layer, xs, s0), order=1, modes=["rev"])
+
+    stacked = jax.tree.map(lambda a: jnp.stack([a, 0.5 * a, -a]), (layer, xs, s0))
+    gradient = jax.grad(functools.partial(scalar, by_hand), (0, 1, 2))
+    batched = jax.jit(jax.vmap(gradient))(*stacked)
+    one = jax.jit(gradient)
+    looped = [one(*jax.tree.map(lambda a, i=i: a[i], stacked)) for i in range(3)]
+    assert_close(batched, jax.tree.map(lambda *leaves: jnp.stack(leaves), *looped), 1e-12)
+
+
+def test_unroll_of_tokens_has_no_cotangent_for_them():
+    network = make_network(rj.gru())
+    layer, (s0,) = make_params(network).layers[0], make_state(network, 2)
+    tokens = make_batch(network, 7, 2).xs
+    grads = [
+        jax.grad(lambda layer, f=f: jnp.sum(f(layer) ** 2))(layer)
+        for f in (
+            lambda layer: rj.unroll(network.cells[0], layer, tokens, s0)[0],
+            lambda layer: forward(network.cells[0], layer, tokens, s0)[1].ss[0],
+        )
+    ]
+    assert_close(*grads, 1e-12)
+
+
+@cells
+def test_loss_by_finite_differences(cell):
+    network = make_network(cell)
+    params, state, batch = make_params(network), make_state(network, 2), make_batch(network, 6, 2)
+
+    @jax.custom_vjp
+    def loss(params):
+        return net.loss(network, params, state, batch)[0]
+
+    def reverse(grads, delta):
+        return (jax.tree.map(lambda grad: delta * grad, grads),)
+
+    loss.defvjp(lambda params: rj.bptt(network).update(params, state, batch)[0], reverse)
+    check_grads(jax.jit(loss), (params,), order=1, modes=["rev"])
+
+
+@pytest.mark.parametrize("algorithm", [rj.bptt, rj.autodiff])
+@cells
+def test_windows_carry_the_state(cell, algorithm):
+    """Losses of windows add up to the whole; the gradient is that with a stop_gradient at each window's start."""
+    network = make_network(cell, 2)
+    params, state, batch = make_params(network), make_state(network, 3), make_batch(network, 12, 3, True, True)
+    update = jax.jit(algorithm(network).update)
+    whole, cut = jnp.zeros(()), state
+    total = jax.tree.map(jnp.zeros_like, params)
+    for start, stop in ((0, 5), (5, 6), (6, 12)):
+        (loss, grads), cut = update(params, cut, jax.tree.map(lambda a, i=start, j=stop: a[i:j], batch))
+        whole, total = whole + loss, jax.tree.map(jnp.add, total, grads)
+
+    def truncated(params):
+        carried, sum_of_losses = state, 0.0
+        for start, stop in ((0, 5), (5, 6), (6, 12)):
+            window = jax.tree.map(lambda a, i=start, j=stop: a[i:j], batch)
+            loss, carried = net.loss(network, params, jax.lax.stop_gradient(carried), window)
+            sum_of_losses += loss
+        return sum_of_losses
+
+    expected, state_T = net.loss(network, params, state, batch)
+    assert abs(whole - expected) < 1e-12 * abs(expected)
+    chex.assert_trees_all_close(cut, state_T, rtol=1e-13, atol=1e-14)
+    assert_close(total, jax.jit(jax.grad(truncated))(params), 1e-12)
+
+
+@pytest.mark.parametrize("algorithm", [rj.bptt, rj.autodiff])
+@pytest.mark.parametrize("inputs", [None, "float64"], ids=["tokens", "floats"])
+@cells
+def test_padding_never_changes_anything(cell, inputs, algorithm):
+    """Masked steps before, amid and after, and masked rows, whatever stands in them, even NaN."""
+    network = make_network(cell, 2)
+    params, state, batch = make_params(network), make_state(network, 2), make_batch(network, 8, 2, False, True, inputs)
+    update = jax.jit(algorithm(network).update)
+    (loss, grads), after = update(params, state, batch)
+
+    def pad(a, steps, rows, fill):
+        a = np.insert(np.asarray(a), [0, 3, 8][:steps], fill, axis=0)
+        return jnp.asarray(np.concatenate([a, np.full((a.shape[0], rows, *a.shape[2:]), fill, a.dtype)], axis=1))
+
+    for steps, rows in ((3, 0), (0, 2), (3, 2)):
+        fill = 10**6 if inputs is None else np.nan
+        padded = rj.Batch(
+            pad(batch.xs, steps, rows, fill),
+            pad(batch.ys, steps, rows, -1),
+            pad(np.ones((8, 2), bool), steps, rows, False),
+            pad(batch.reset, steps, rows, True),
+        )
+        wider = jax.tree.map(lambda a, n=rows: jnp.concatenate([a, jnp.ones((n, a.shape[1]))]), state)
+        (padded_loss, padded_grads), padded_after = update(params, wider, padded)
+        assert_same((padded_loss, padded_grads), (loss, grads), 1e-12)
+        chex.assert_trees_all_close(jax.tree.map(lambda a: a[:2], padded_after), after, rtol=1e-13, atol=1e-14)
+        chex.assert_trees_all_equal(jax.tree.map(lambda a: a[2:], padded_after), jax.tree.map(lambda a: a[2:], wider))
+
+
+@cells
+def test_no_gradient_flows_back_through_a_reset(cell):
+    """With a reset at step k, the loss after it has the gradient of a sequence that begins at k."""
+    network = make_network(cell, 2)
+    params, batch, k = make_params(network), make_batch(network, 10, 2), 4
+    late = jnp.arange(10)[:, None].repeat(2, 1) >= k
+    reset = jnp.zeros((10, 2), bool).at[k].set(True)
+    state = make_state(network, 2)
+    hidden_start = rj.Batch(batch.xs, batch.ys, None, reset)
+    early = jax.tree.map(lambda a: a[:k], batch)
+    update = jax.jit(rj.bptt(network).update)
+    (whole, grads), _ = update(params, state, hidden_start)
+    (first, first_grads), _ = update(params, state, early)
+    (second, second_grads) = jax.jit(rj.value_and_grad(rj.bptt(network)))(params, jax.tree.map(lambda a: a[k:], batch))
+    assert late.any()
+    assert_same((whole, grads), (first + second, jax.tree.map(jnp.add, first_grads, second_grads)), 1e-12)
+
+
+@pytest.mark.parametrize("algorithm", [rj.bptt, rj.autodiff])
+def test_one_trace(algorithm):
+    network = make_network(rj.lstm(), 2)
+    update = jax.jit(chex.assert_max_traces(algorithm(network).update, n=1))
+    params = make_params(network)
+    state = net.initial_state(network, params, 3)
+    for seed in range(3):
+        (_, grads), state = update(params, state, make_batch(network, 5, 3, seed=seed))
+        params = jax.tree.map(lambda p, g: p - 0.01 * g, params, grads)
+
+
+class WithAndWithoutJit(chex.TestCase):
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_bptt(self):
+        network = make_network(rj.gru())
+        params, state, batch = make_params(network), make_state(network, 2), make_batch(network, 7, 2)
+        reference, _ = rj.autodiff(network).update(params, state, batch)
+        result, _ = self.variant(rj.bptt(network).update)(params, state, batch)
+        assert_same(result, reference, 1e-12)
+
+
+def test_value_and_grad_has_the_shape_of_jax():
+    network = make_network(rj.elman())
+    params, batch = make_params(network), make_batch(network, 7, 2)
+    state = net.initial_state(network, params, 2)
+    expected = jax.value_and_grad(lambda params: net.loss(network, params, state, batch)[0])(params)
+    assert_same(rj.value_and_grad(rj.bptt(network))(params, batch), expected, 1e-12)
