@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jax
-import numpy as np
 import optax
 from tqdm import tqdm
 
@@ -141,7 +140,9 @@ def run(config: Config) -> dict[str, Any]:
     metrics_file = folder / "metrics.jsonl"
     lines = [line for line in _read_lines(metrics_file) if line["step"] <= first]
     metrics_file.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    reports = train.run(step, state, lambda i: data.window(corpus.train, config.length, config.batch, i), config.steps, every)
+    reports = train.run(
+        step, state, lambda i: data.window(corpus.train, config.length, config.batch, i), config.steps, every
+    )
     with tqdm(total=config.steps, initial=first, unit="step", disable=None) as bar, metrics_file.open("a") as log:
         try:
             for index, (state, metrics) in enumerate(reports, 1):
@@ -156,8 +157,10 @@ def run(config: Config) -> dict[str, Any]:
                 if index % 10 == 0 or done == config.steps:
                     line["validation_bits"] = bits(corpus.validation)
                     checkpoint.save(folder / "checkpoint", state)
-                    bar.write(f"step {done:>6}: {line['bits']:.3f} bits per character, "
-                              f"{line['validation_bits']:.3f} on validation text")
+                    bar.write(
+                        f"step {done:>6}: {line['bits']:.3f} bits per character, "
+                        f"{line['validation_bits']:.3f} on validation text"
+                    )
                 log.write(json.dumps(line) + "\n")
                 log.flush()
                 lines.append(line)
@@ -205,13 +208,17 @@ def plot(lines: list[dict[str, float]], summary: dict[str, Any], path: Path) -> 
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
-    axes.plot([line["step"] for line in lines], [line["bits"] for line in lines], color="#9db8d2", label="training text")
+    axes.plot(
+        [line["step"] for line in lines], [line["bits"] for line in lines], color="#9db8d2", label="training text"
+    )
     held_out = [line for line in lines if "validation_bits" in line]
     validation = [line["validation_bits"] for line in held_out]
     axes.plot([line["step"] for line in held_out], validation, "o-", color="#1f4e79", label="validation text", ms=4)
     for (name, value), style in zip(summary["baselines"].items(), ("-", "--", ":"), strict=True):
         axes.axhline(value, color="#777777", lw=1, ls=style, label=f"{name}, {value:.2f}")
-    axes.set(xlabel="step", ylabel="bits per character", title=f"test text: {summary['test_bits']:.2f} bits per character")
+    axes.set(
+        xlabel="step", ylabel="bits per character", title=f"test text: {summary['test_bits']:.2f} bits per character"
+    )
     bottom = min([*validation, *summary["baselines"].values()])
     axes.set_ylim(bottom - 0.2, max(summary["baselines"].values()) + 0.3)
     axes.legend(frameon=False)
@@ -226,7 +233,9 @@ def _load(path: Path) -> Config:
         paths = {name: Path(settings[name]) for name in ("text", "out") if settings.get(name)}
         return Config(**{**settings, **paths, "resume": path.parent})
     except (ValueError, TypeError) as error:
-        raise InputError(f"resume is {str(path.parent)!r}, whose config.json cannot be read; it must be of this script") from error
+        raise InputError(
+            f"resume is {str(path.parent)!r}, whose config.json cannot be read; it must be of this script"
+        ) from error
 
 
 def _read_lines(path: Path) -> list[dict[str, float]]:

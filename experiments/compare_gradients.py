@@ -1,8 +1,8 @@
 """Hold the hand-written gradient against jax.grad, leaf by leaf.
 
-For every cell, depth, dtype and length T it compares bptt with autodiff on the same random network and batch, prints the
-worst leaf of each case, plots error against T, writes summary.json, and exits with status 1 if any leaf is further from
-its reference, norm-wise, than float64 1e-12, float32 1e-5 or bfloat16 1e-1.
+For every cell, depth, dtype and length T it compares bptt with autodiff on the same random network and batch, prints
+the worst leaf of each case, plots error against T, writes summary.json, and exits with status 1 if any leaf is further
+from its reference, norm-wise, than float64 1e-12, float32 1e-5 or bfloat16 1e-1.
 
 Examples:
   python experiments/compare_gradients.py
@@ -102,25 +102,44 @@ def run(config: Config) -> int:
     folder = runs.new_folder("compare_gradients", config.out, config.overwrite)
     runs.write_json(folder / "config.json", config)
     machine = runs.machine()
-    print(f"bptt against jax.grad on {machine['devices'][0]} ({machine['processor']}), jax {machine['jax']}, "
-          f"matmul precision {config.precision}; norm-wise, the worst leaf of each case")
+    print(
+        f"bptt against jax.grad on {machine['devices'][0]} ({machine['processor']}), jax {machine['jax']}, "
+        f"matmul precision {config.precision}; norm-wise, the worst leaf of each case"
+    )
     grid = list(itertools.product(CELLS.values(), depths, TOLERANCES, lengths))
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # compiling is most of the work, and leaves Python free
-        cases = list(tqdm(pool.map(lambda case: compare(config, *case), grid), total=len(grid), unit="case", disable=None))
+        cases = list(
+            tqdm(pool.map(lambda case: compare(config, *case), grid), total=len(grid), unit="case", disable=None)
+        )
     print(f"{'cell':<16}{'layers':>7}{'T':>7}" + "".join(f"{dtype:>12}" for dtype in TOLERANCES))
     for cell, depth, length in itertools.product(CELLS.values(), depths, lengths):
-        row = {case["dtype"]: case for case in cases if (case["cell"], case["depth"], case["T"]) == (cell.name, depth, length)}
-        print(f"{cell.name:<16}{depth:>7}{length:>7}"
-              + "".join(f"{case['error']:>11.1e}{' ' if case['passed'] else '!'}" for case in row.values()))
+        row = {
+            case["dtype"]: case
+            for case in cases
+            if (case["cell"], case["depth"], case["T"]) == (cell.name, depth, length)
+        }
+        print(
+            f"{cell.name:<16}{depth:>7}{length:>7}"
+            + "".join(f"{case['error']:>11.1e}{' ' if case['passed'] else '!'}" for case in row.values())
+        )
     failed = [case for case in cases if not case["passed"]]
     largest = {dtype: max(_number(case["error"]) for case in cases if case["dtype"] == dtype) for dtype in TOLERANCES}
-    print("largest: " + ", ".join(f"{dtype} {error:.1e} (may be {TOLERANCES[dtype]:.0e})" for dtype, error in largest.items()))
+    print(
+        "largest: "
+        + ", ".join(f"{dtype} {error:.1e} (may be {TOLERANCES[dtype]:.0e})" for dtype, error in largest.items())
+    )
     for case in failed:
-        print(f"FAILED {case['cell']}, {case['depth']} layers, {case['dtype']}, T = {case['T']}: "
-              f"{case['worst_leaf']} is off by {case['error']:.1e}")
+        print(
+            f"FAILED {case['cell']}, {case['depth']} layers, {case['dtype']}, T = {case['T']}: "
+            f"{case['worst_leaf']} is off by {case['error']:.1e}"
+        )
     summary = {
-        "passed": not failed, "largest": largest, "tolerances": TOLERANCES, "precision": config.precision,
-        "machine": machine, "cases": cases,
+        "passed": not failed,
+        "largest": largest,
+        "tolerances": TOLERANCES,
+        "precision": config.precision,
+        "machine": machine,
+        "cases": cases,
     }
     runs.write_json(folder / "summary.json", summary)
     plot(cases, max(depths), folder / "error_against_T.png")
@@ -144,11 +163,22 @@ def plot(cases: list[dict[str, Any]], depth: int, path: Path) -> None:
             errors = [case["error"] for case in chosen]
             axes.loglog([case["T"] for case in chosen], errors, marker=marker, color=colour, label=label, ms=4, lw=1.2)
         axes.axhline(TOLERANCES[dtype], color="#777777", lw=1, ls="--")
-        axes.annotate(f"{dtype}: tolerance {TOLERANCES[dtype]:.0e}", (0.01, TOLERANCES[dtype]), xycoords=("axes fraction", "data"),
-                      xytext=(2, 3), textcoords="offset points", color="#555555", fontsize=9)
+        axes.annotate(
+            f"{dtype}: tolerance {TOLERANCES[dtype]:.0e}",
+            (0.01, TOLERANCES[dtype]),
+            xycoords=("axes fraction", "data"),
+            xytext=(2, 3),
+            textcoords="offset points",
+            color="#555555",
+            fontsize=9,
+        )
     layers = f"{depth} layer{'s' if depth > 1 else ''}"
-    axes.set(xlabel="T, time steps", ylabel="‖bptt − jax.grad‖ / ‖jax.grad‖, worst leaf", ylim=(1e-17, 1e-4),
-             title=f"hand-written against autodiff, {layers}")
+    axes.set(
+        xlabel="T, time steps",
+        ylabel="‖bptt − jax.grad‖ / ‖jax.grad‖, worst leaf",
+        ylim=(1e-17, 1e-4),
+        title=f"hand-written against autodiff, {layers}",
+    )
     axes.legend(frameon=False, ncols=3, fontsize=8, loc="center", bbox_to_anchor=(0.5, 0.45))
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=120)

@@ -1,7 +1,7 @@
 """Checkpoints of a run, kept by orbax."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 
@@ -34,7 +34,7 @@ def restore(folder: str | Path, like: TrainState) -> TrainState:
         step = manager.latest_step()
         require(step is not None, "folder", str(folder), "a folder with a finished checkpoint")
         wanted = {
-            name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
+            name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)  # type: ignore[no-untyped-call]
             for name, leaf in _by_name(like).items()
         }
         saved = dict(manager.item_metadata(step))
@@ -45,7 +45,8 @@ def restore(folder: str | Path, like: TrainState) -> TrainState:
             )
             require(here == there, f"state{name} in {folder}", there, f"{here}, as in this run")
         restored = manager.restore(step, args=ocp.args.StandardRestore(wanted))
-    return jax.tree.unflatten(jax.tree.structure(like), [restored[name] for name in _by_name(like)])
+    leaves = [restored[name] for name in _by_name(like)]
+    return cast(TrainState, jax.tree.unflatten(jax.tree.structure(like), leaves))
 
 
 def _manager(folder: str | Path) -> Any:

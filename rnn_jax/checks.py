@@ -1,138 +1,190 @@
-"""Checks at the edge: what a user passes in is looked at once, and a refusal is one line that says what is wanted."""
+"""Checks at the edge: what a user passes in is looked at once, and a refusal is one line that says what is wanted.
 
+Structure, shapes and dtypes are looked at always, and cost nothing under ``jit``.  Numbers are looked at only outside
+``jit``; inside, a token or target out of range turns into NaN.
+"""
+
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rnn_jax.types import Batch, Cell, Layer, Loss, Network, Params, State
+from rnn_jax.types import Batch, Cell, Layer, Loss, Network
+
+DTYPES = ("float64", "float32", "bfloat16")
 
 
 class InputError(ValueError):
     """An argument that cannot be served; the message names it, says what it was and what it may be."""
 
 
-def require(condition: Any, argument: str, value: Any, wanted: str) -> None:
-    """Raise ``InputError`` with one line, "argument is value; it must be wanted", unless the condition holds."""
-    if not condition:
-        text = value if isinstance(value, Description) else repr(value)
-        text = " ".join(str(text).split())
-        raise InputError(f"{argument} is {text[:117] + '...' if len(text) > 120 else text}; it must be {wanted}")
-
-
 class Description(str):
     """A value already put into words, printed in an error without quotes."""
 
 
+def require(condition: Any, argument: str, value: Any, wanted: str) -> None:
+    """Raise ``InputError`` with one line, "argument is value; it must be wanted", unless the condition holds."""
+    if not condition:
+        text = " ".join((value if isinstance(value, Description) else repr(value)).split())
+        raise InputError(f"{argument} is {text[:117] + '...' if len(text) > 120 else text}; it must be {wanted}")
+
+
 def describe(value: Any) -> Description:
     """``float32[3,4]`` for an array, else the value's type."""
-    if hasattr(value, "dtype") and hasattr(value, "shape"):
+    if is_array(value):
         return Description(f"{value.dtype}[{','.join(map(str, value.shape))}]")
     return Description(f"of type {type(value).__name__}")
 
 
-def is_concrete(value: Any) -> bool:
-    """Whether the numbers can be looked at: not while tracing."""
-    return not isinstance(value, jax.core.Tracer)
+def is_array(value: Any) -> bool:
+    """A JAX or NumPy array, or a tracer of one."""
+    return isinstance(value, jax.Array | np.ndarray)
 
 
-def check_array(value: Any, argument: str, shape: tuple[int | str, ...], kind: str) -> None:
-    """Refuse anything but an array of this shape (a string stands for any length, 0 excepted) and kind of dtype."""
-    kinds = {"int": jnp.integer, "float": jnp.floating, "bool": jnp.bool_}
-    wanted = f"{kind}[{','.join(map(str, shape))}]"
-    require(hasattr(value, "dtype") and hasattr(value, "shape"), argument, value, f"an array {wanted}")
+def check_int(value: Any, argument: str, least: int = 1) -> None:
+    """Refuse anything but an int that is large enough."""
+    require(type(value) is int and value >= least, argument, value, "a positive int" if least else "an int, 0 or more")
+
+
+def check_number(value: Any, argument: str, low: float, high: float, wanted: str) -> None:
+    """Refuse anything but a finite number with low ≤ value ≤ high."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    require(number and math.isfinite(value) and low <= value <= high, argument, value, wanted)
+
+
+def check_option(value: Any, argument: str, options: Sequence[str]) -> None:
+    """Refuse anything but one of these words."""
+    require(isinstance(value, str) and value in options, argument, value, f"one of {', '.join(options)}")
+
+
+def check_dtype(value: Any, argument: str) -> None:
+    """Refuse any dtype but the three that are served, and float64 where JAX would narrow it."""
+    try:
+        name = jnp.dtype(value).name if value is not None else "none"
+    except TypeError:
+        name = "none"
+    require(name in DTYPES, argument, value, f"one of {', '.join(DTYPES)}")
+    if jax.dtypes.canonicalize_dtype(name) != name:
+        require(False, argument, value, 'float32 or bfloat16, unless jax.config has "jax_enable_x64" set')
+
+
+def check_key(value: Any, argument: str) -> None:
+    """Refuse anything but one PRNG key, typed or raw."""
+    typed = is_array(value) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key) and value.shape == ()
+    raw = is_array(value) and value.dtype == jnp.uint32 and value.ndim == 1
+    require(typed or raw, argument, describe(value), "a PRNG key, like jax.random.key(0)")
+
+
+def check_array(value: Any, argument: str, shape: tuple[int | str, ...], dtype: Any) -> None:
+    """Refuse anything but an array of this shape and dtype; a string stands for any length but 0, and for any kind."""
+    kinds = {"int": jnp.integer, "float": jnp.floating}
+    wanted = f"{dtype}[{','.join(map(str, shape))}]"
+    require(is_array(value), argument, describe(value), f"an array {wanted}")
     fits = len(value.shape) == len(shape) and all(
         n == m if isinstance(m, int) else n > 0 for n, m in zip(value.shape, shape, strict=True)
     )
-    require(fits and jnp.issubdtype(value.dtype, kinds[kind]), argument, describe(value), wanted)
+    kind = jnp.issubdtype(value.dtype, kinds[dtype]) if dtype in kinds else value.dtype == dtype
+    require(fits and kind, argument, describe(value), wanted)
 
 
-def check_indices(value: Any, argument: str, size: int, counts: Any = None) -> None:
+def check_indices(value: Any, argument: str, size: int, mask: Any = None) -> None:
     """Refuse indices outside 0 … size−1 at the steps that count, where the numbers can be looked at."""
-    if is_concrete(value) and (counts is None or is_concrete(counts)):
-        numbers = np.asarray(value) if counts is None else np.asarray(value)[np.asarray(counts)]
+    if _is_concrete(value) and _is_concrete(mask):
+        numbers = np.asarray(value) if mask is None else np.asarray(value)[np.asarray(mask)]
         for bad in (numbers.min(), numbers.max()):
             require(0 <= bad < size, argument, Description(f"an array holding {bad}"), f"indices in 0 … {size - 1}")
 
 
-def check_batch(network: Network, batch: Batch, sizes: tuple[int, int] | None = None) -> None:
-    """Refuse a batch whose shapes, dtypes, tokens or targets do not fit the network, or in which no step counts.
-
-    Numbers are looked at only outside ``jit``; inside, a token or target out of range turns into NaN.
-
-    Args:
-      sizes: (T, B), where already known.
-    """
-    require(isinstance(batch, Batch), "batch", describe(batch), "a Batch")
-    xs, ys, mask, reset = batch
-    require(hasattr(xs, "dtype") and hasattr(xs, "shape"), "batch.xs", xs, "an array int[T,B] or float[T,B,D]")
-    tokens = jnp.issubdtype(xs.dtype, jnp.integer)
-    check_array(
-        xs, "batch.xs", ("T", "B") if tokens else ("T", "B", network.inputs), "int" if tokens else "float"
-    )
-    T, B = xs.shape[:2]
-    if network.loss.integer_targets:
-        check_array(ys, "batch.ys", (T, B), "int")
-    else:
-        check_array(ys, "batch.ys", (T, B, network.outputs), "float")
-    for name, flags in (("mask", mask), ("reset", reset)):
-        if flags is not None:
-            check_array(flags, f"batch.{name}", (T, B), "bool")
-    if mask is not None and is_concrete(mask):
-        require(np.asarray(mask).any(), "batch.mask", Description("False everywhere"), "True at one step at least")
-    if tokens:
-        check_indices(xs, "batch.xs", network.inputs, mask)
-    if network.loss.integer_targets:
-        check_indices(ys, "batch.ys", network.outputs, mask)
-
-
-def check_network(network: Network) -> None:
-    """Refuse a network with no layer, or of sizes that are not positive integers."""
+def check_network(network: Any) -> None:
+    """Refuse a network with no layer, with parts of other types, or of sizes that are not positive."""
     require(isinstance(network, Network), "network", describe(network), "a Network")
-    require(isinstance(network.cells, tuple) and network.cells, "network.cells", network.cells, "a tuple of cells")
-    for cell in network.cells:
-        require(isinstance(cell, Cell), "network.cells", describe(cell), "a tuple of cells, like (elman(),)")
+    cells = network.cells
+    listed = isinstance(cells, tuple) and cells and all(isinstance(cell, Cell) for cell in cells)
+    require(listed, "network.cells", cells, "a tuple of cells, like (elman(),)")
     for name in ("inputs", "hidden", "outputs"):
-        size = getattr(network, name)
-        require(type(size) is int and size > 0, f"network.{name}", size, "a positive int")
+        check_int(getattr(network, name), f"network.{name}")
     require(isinstance(network.loss, Loss), "network.loss", describe(network.loss), "a Loss")
 
 
-def check_params(network: Network, params: Params) -> None:
+def check_params(network: Network, params: Any) -> None:
     """Refuse parameters whose structure, shapes or dtypes are not those of the network."""
     check_network(network)
-    require(isinstance(params, Params), "params", describe(params), "the Params of this network")
+    fields = all(hasattr(params, name) for name in ("layers", "V", "c"))
+    require(fields and isinstance(params, tuple), "params", describe(params), "the Params of this network")
+    H, K, count = network.hidden, network.outputs, len(network.cells)
+    check_array(params.V, "params.V", (H, K), "float")
+    dtype = params.V.dtype
+    check_array(params.c, "params.c", (K,), dtype)
+    layers = params.layers
+    listed = isinstance(layers, tuple) and len(layers) == count
+    was = Description(f"a tuple of {len(layers)}") if isinstance(layers, tuple) else describe(layers)
+    require(listed, "params.layers", was, f"a tuple of {count} Layer")
+    for index, (cell, layer) in enumerate(zip(network.cells, layers, strict=True)):
+        check_layer(cell, layer, f"params.layers[{index}]", H if index else network.inputs, H, dtype)
+
+
+def check_layer(cell: Cell, layer: Any, argument: str, D: int, H: int, dtype: Any) -> None:
+    """Refuse a layer whose shapes or dtypes are not those of the cell."""
+    require(isinstance(layer, Layer), argument, describe(layer), "a Layer")
+    width = len(cell.gates) * H
+    check_array(layer.U, f"{argument}.U", (D, width), dtype)
+    check_array(layer.W, f"{argument}.W", (H, width), dtype)
+    check_array(layer.b, f"{argument}.b", (width,), dtype)
+    if cell.recurrent_bias:
+        check_array(layer.d, f"{argument}.d", (width,), dtype)
+    else:
+        require(layer.d is None, f"{argument}.d", describe(layer.d), f"None: {cell.name} has no recurrent bias")
+
+
+def check_units(cell: Cell, s: Any, argument: str, B: int, H: int, dtype: Any) -> None:
+    """Refuse the state of a layer unless it is S arrays [B, H]."""
+    count = len(cell.states)
+    require(isinstance(s, tuple) and len(s) == count, argument, describe(s), f"a tuple of {count} arrays")
+    for name, value in zip(cell.states, s, strict=True):
+        check_array(value, f"{argument} ({name})", (B, H), dtype)
+
+
+def check_state(network: Network, state: Any, B: int, dtype: Any) -> None:
+    """Refuse a recurrent state that does not fit the network and the batch."""
     count = len(network.cells)
-    require(len(params.layers) == count, "params.layers", params.layers, f"a tuple of {count} Layer")
-    H = network.hidden
-    for index, (cell, layer) in enumerate(zip(network.cells, params.layers, strict=True)):
-        require(isinstance(layer, Layer), f"params.layers[{index}]", describe(layer), "a Layer")
-        where, D, GH = f"params.layers[{index}]", H if index else network.inputs, len(cell.gates) * H
-        check_array(layer.U, f"{where}.U", (D, GH), "float")
-        check_array(layer.W, f"{where}.W", (H, GH), "float")
-        check_array(layer.b, f"{where}.b", (GH,), "float")
-        if cell.recurrent_bias:
-            check_array(layer.d, f"{where}.d", (GH,), "float")
-        else:
-            require(layer.d is None, f"{where}.d", describe(layer.d), f"None: a {cell.name} has no recurrent bias")
-    check_array(params.V, "params.V", (H, network.outputs), "float")
-    check_array(params.c, "params.c", (network.outputs,), "float")
-    dtypes = sorted({str(leaf.dtype) for leaf in jax.tree.leaves(params)})
-    require(len(dtypes) == 1, "params", Description("of dtypes " + ", ".join(dtypes)), "of one dtype")
+    require(isinstance(state, tuple) and len(state) == count, "state", describe(state), f"that of {count} layers")
+    for index, (cell, s) in enumerate(zip(network.cells, state, strict=True)):
+        check_units(cell, s, f"state[{index}]", B, network.hidden, dtype)
 
 
-def check_state(network: Network, params: Params, state: State, batch_size: int) -> None:
-    """Refuse a recurrent state that is not S arrays [B, H] for each layer, of the parameters' dtype."""
-    wanted = f"the state of {len(network.cells)} layers"
-    require(isinstance(state, tuple) and len(state) == len(network.cells), "state", describe(state), wanted)
-    for index, (cell, units) in enumerate(zip(network.cells, state, strict=True)):
-        count = len(cell.states)
-        require(
-            isinstance(units, tuple) and len(units) == count, f"state[{index}]", describe(units), f"{count} arrays"
-        )
-        for name, values in zip(cell.states, units, strict=True):
-            check_array(values, f"state[{index}] ({name})", (batch_size, network.hidden), "float")
-            require(
-                values.dtype == params.V.dtype, f"state[{index}] ({name})", describe(values), f"of {params.V.dtype}"
-            )
+def check_inputs(xs: Any, mask: Any, reset: Any, D: int, dtype: Any, within: str = "") -> tuple[int, int]:
+    """Refuse inputs, masks or resets whose shapes, dtypes or tokens do not fit; returns (T, B)."""
+    require(is_array(xs), f"{within}xs", describe(xs), "an array int[T,B] or float[T,B,D]")
+    tokens = jnp.issubdtype(xs.dtype, jnp.integer)
+    check_array(xs, f"{within}xs", ("T", "B") if tokens else ("T", "B", D), "int" if tokens else dtype)
+    T, B = xs.shape[:2]
+    for name, flags in (("mask", mask), ("reset", reset)):
+        if flags is not None:
+            check_array(flags, f"{within}{name}", (T, B), "bool")
+    if mask is not None and _is_concrete(mask):
+        seen = Description("False everywhere")
+        require(np.asarray(mask).any(), f"{within}mask", seen, "True at one step at least")
+    if tokens:
+        check_indices(xs, f"{within}xs", D, mask)
+    return T, B
+
+
+def check_window(network: Network, params: Any, state: Any, batch: Any) -> None:
+    """Refuse whatever does not fit together in one window of a sequence."""
+    check_params(network, params)
+    require(isinstance(batch, Batch), "batch", describe(batch), "a Batch")
+    dtype, ys = params.V.dtype, batch.ys
+    T, B = check_inputs(batch.xs, batch.mask, batch.reset, network.inputs, dtype, "batch.")
+    if network.loss.integer_targets:
+        check_array(ys, "batch.ys", (T, B), "int")
+        check_indices(ys, "batch.ys", network.outputs, batch.mask)
+    else:
+        check_array(ys, "batch.ys", (T, B, network.outputs), dtype)
+    check_state(network, state, B, dtype)
+
+
+def _is_concrete(value: Any) -> bool:
+    return not isinstance(value, jax.core.Tracer)

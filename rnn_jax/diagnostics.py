@@ -31,8 +31,8 @@ def compare(grads: Params, reference: Params) -> dict[str, Difference]:
     Raises:
       InputError: two trees of different structure or shapes.
     """
-    structures = jax.tree.structure(grads), jax.tree.structure(reference)
-    require(structures[0] == structures[1], "grads", Description(structures[0]), f"of structure {structures[1]}")
+    structure, wanted = str(jax.tree.structure(grads)), str(jax.tree.structure(reference))
+    require(structure == wanted, "grads", Description(structure), f"of structure {wanted}")
     differences = {}
     for (path, g), ref in zip(jax.tree.leaves_with_path(grads), jax.tree.leaves(reference), strict=True):
         name = jax.tree_util.keystr(path).removeprefix(".")

@@ -32,7 +32,9 @@ def softmax_cross_entropy() -> Loss:
         precise = o.astype(wide(o.dtype))
         e = jnp.exp(precise - precise.max(axis=-1, keepdims=True))
         y_hat = e / e.sum(axis=-1, keepdims=True)
-        delta_o = jnp.where(valid(o, y)[..., None], jnp.where(one_hot(y, o.shape[-1], dtype=bool), y_hat - 1, y_hat), jnp.nan)
+        delta_o = jnp.where(
+            valid(o, y)[..., None], jnp.where(one_hot(y, o.shape[-1], dtype=bool), y_hat - 1, y_hat), jnp.nan
+        )
         return delta_o.astype(o.dtype)
 
     return Loss("softmax_cross_entropy", value, error, integer_targets=True)

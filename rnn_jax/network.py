@@ -4,13 +4,14 @@
 sum ``L = Σ_t Σ_b ℓ(o_t)`` over the steps that count.
 """
 
+import math
 from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from rnn_jax.checks import check_array, check_batch, check_indices, check_network, check_params, check_state, require
+from rnn_jax import checks
 from rnn_jax.precision import wide
 from rnn_jax.recurrence import affine, forward, zero_state
 from rnn_jax.types import Array, Batch, Layer, Network, Params, State
@@ -23,8 +24,8 @@ def init(
 ) -> Params:
     """Draw the parameters of a network.
 
-    U is uniform in ±1/√D, V and W in ±1/√H, d in ±0 like every bias: zero, but for the cell's own values (an LSTM's
-    forget gate starts at 1).
+    U is uniform in ±1/√D, V and W in ±1/√H; biases are zero, but for the cell's own values (an LSTM's forget gate
+    starts at 1).
 
     Args:
       key: a PRNG key.
@@ -35,9 +36,10 @@ def init(
     Raises:
       InputError: a network, an option or a dtype that cannot be served.
     """
-    check_network(network)
-    require(recurrent in get_args(Recurrent), "recurrent", recurrent, f"one of {', '.join(get_args(Recurrent))}")
-    require(jnp.issubdtype(dtype, jnp.floating), "dtype", dtype, "a float dtype")
+    checks.check_network(network)
+    checks.check_key(key, "key")
+    checks.check_option(recurrent, "recurrent", get_args(Recurrent))
+    checks.check_dtype(dtype, "dtype")
     H = network.hidden
     *layer_keys, V_key = jax.random.split(key, len(network.cells) + 1)
     layers = []
@@ -60,8 +62,8 @@ def init(
 
 def initial_state(network: Network, params: Params, batch_size: int) -> State:
     """The zero state: per layer, S arrays [B, H] of the parameters' dtype."""
-    check_params(network, params)
-    require(isinstance(batch_size, int) and batch_size > 0, "batch_size", batch_size, "a positive int")
+    checks.check_params(network, params)
+    checks.check_int(batch_size, "batch_size")
     return tuple(zero_state(cell, batch_size, network.hidden, params.V.dtype) for cell in network.cells)
 
 
@@ -81,7 +83,13 @@ def apply(
       state: as from ``initial_state`` or an earlier window.
       xs: int tokens [T, B] or floats [T, B, D].
       mask, reset: bool [T, B] or None.
+
+    Raises:
+      InputError: parameters, state or inputs that do not fit the network.
     """
+    checks.check_params(network, params)
+    _, B = checks.check_inputs(xs, mask, reset, network.inputs, params.V.dtype)
+    checks.check_state(network, state, B, params.V.dtype)
     after = []
     for cell, layer, s0 in zip(network.cells, params.layers, state, strict=True):
         s_T, kept = forward(cell, layer, xs, s0, mask, reset)
@@ -103,7 +111,7 @@ def loss(network: Network, params: Params, state: State, batch: Batch) -> tuple[
     Raises:
       InputError: a batch, parameters or state that do not fit the network.
     """
-    check_window(network, params, state, batch)
+    checks.check_window(network, params, state, batch)
     os, state = apply(network, params, state, batch.xs, batch.mask, batch.reset)
     return sum_of_losses(network, os, batch), state
 
@@ -114,16 +122,7 @@ def sum_of_losses(network: Network, os: Array, batch: Batch) -> Array:
     return losses.sum() if batch.mask is None else jnp.where(batch.mask, losses, 0).sum()
 
 
-def check_window(network: Network, params: Params, state: State, batch: Batch) -> None:
-    """Refuse, with an ``InputError``, whatever does not fit together; free of cost under ``jit``."""
-    check_params(network, params)
-    check_batch(network, batch)
-    check_state(network, params, state, batch.xs.shape[1])
-
-
-def sample(
-    network: Network, params: Params, key: Array, prime: Array, length: int, temperature: float = 1.0
-) -> Array:
+def sample(network: Network, params: Params, key: Array, prime: Array, length: int, temperature: float = 1.0) -> Array:
     """Draw tokens from a network of tokens, each fed back as the next input.
 
     Args:
@@ -139,12 +138,15 @@ def sample(
       InputError: an empty or foreign prime, a negative length or temperature, or a network whose inputs and outputs
         are not one vocabulary.
     """
-    check_params(network, params)
-    require(network.inputs == network.outputs, "network.inputs", network.inputs, f"network.outputs, {network.outputs}")
-    check_array(prime, "prime", ("T",), "int")
-    check_indices(prime, "prime", network.inputs)
-    require(type(length) is int and length >= 0, "length", length, "an int, 0 or more")
-    require(temperature >= 0, "temperature", temperature, "0 or more")
+    checks.check_params(network, params)
+    vocabulary = network.outputs
+    checks.require(network.loss.integer_targets, "network.loss", network.loss.name, "a loss with integer targets")
+    checks.require(network.inputs == vocabulary, "network.inputs", network.inputs, f"network.outputs, {vocabulary}")
+    checks.check_key(key, "key")
+    checks.check_array(prime, "prime", ("T",), "int")
+    checks.check_indices(prime, "prime", vocabulary)
+    checks.check_int(length, "length", least=0)
+    checks.check_number(temperature, "temperature", 0, math.inf, "a number, 0 or more")
 
     def draw(logits: Array, key: Array) -> Array:
         if temperature == 0:

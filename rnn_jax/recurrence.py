@@ -1,6 +1,6 @@
 """One recurrent layer through time, and its hand-written reverse.
 
-The forward pass is a ``lax.scan`` of the cell's step; everything that does not depend on the previous step has left it::
+The forward pass is a ``lax.scan`` of the cell's step; what does not depend on the previous step has left it::
 
     u_t = x_t U + b          one product (or gather) for all steps
     v_t = h_{t−1} W (+ d)    the one product inside the loop
@@ -18,12 +18,13 @@ step that counts, and cuts the gradient there.
 """
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from rnn_jax.checks import check_array, check_inputs, check_layer, check_units, describe, require
 from rnn_jax.precision import wide
 from rnn_jax.types import Array, Cell, Layer, Units
 
@@ -35,6 +36,9 @@ class Kept(NamedTuple):
     """The states s_1 … s_T, each [T, B, H]; the first one is hs."""
     residual: Units
     """The cell's residuals, each [T, B, H]."""
+
+
+Saved = tuple[Layer, Array, Units, Kept, Array | None, Array | None]
 
 
 def zero_state(cell: Cell, batch_size: int, hidden: int, dtype: jnp.dtype) -> Units:
@@ -76,8 +80,8 @@ def reverse(
     delta_s_T: Units,
     mask: Array | None = None,
     reset: Array | None = None,
-) -> tuple[Layer, Array | None, Units]:
-    """Run a layer's adjoint back over a window: ``(gradients of the layer, delta_xs, delta_s0)``.
+) -> tuple[Layer, Array, Units]:
+    """Run a layer's adjoint back over a window: ``(gradients of the layer, delta_us, delta_s0)``.
 
     Args:
       xs, s0, mask, reset: as given to ``forward``; ``kept`` is what it returned.
@@ -85,12 +89,12 @@ def reverse(
       delta_s_T: ∂L/∂s_T through everything after the window, S arrays [B, H].
 
     Returns:
-      The layer's gradients, summed over steps and batch, in float32 at least; ``delta_xs`` [T, B, D], None for
-      tokens; ``delta_s0``, S arrays [B, H].
+      The layer's gradients, summed over steps and batch, in float32 at least; ``delta_us`` [T, B, G·H], from
+      which δx_t = δu_t Uᵀ; ``delta_s0``, S arrays [B, H].
     """
     s_starts = _where_not(reset, tuple(jnp.concatenate([s[None], ss[:-1]]) for s, ss in zip(s0, kept.ss, strict=True)))
 
-    def step(delta_s: Units, inputs: tuple) -> tuple[Units, tuple[Array, Array]]:
+    def step(delta_s: Units, inputs: tuple[Any, ...]) -> tuple[Units, tuple[Array, Array]]:
         s_start, s, residual, delta_h, mask_t, reset_t = inputs
         delta_s = (delta_s[0] + delta_h, *delta_s[1:])
         delta_s_prev, delta_u_gates, delta_v_gates = cell.adjoint(s_start, s, residual, delta_s)
@@ -107,16 +111,15 @@ def reverse(
     delta_s0, (delta_us, delta_vs) = lax.scan(
         step, delta_s_T, (s_starts, kept.ss, kept.residual, delta_hs, mask, reset), reverse=True
     )
-    tokens = jnp.issubdtype(xs.dtype, jnp.integer)
     xs = _valid(xs, mask)
-    xs_rows = jax.nn.one_hot(xs, layer.U.shape[0], dtype=delta_us.dtype) if tokens else xs
+    xs_rows = jax.nn.one_hot(xs, layer.U.shape[0], dtype=delta_us.dtype) if _are_tokens(xs) else xs
     gradients = Layer(
         U=outer_sum(xs_rows, delta_us),
         W=outer_sum(s_starts[0], delta_vs),
         b=row_sum(delta_us),
         d=None if layer.d is None else row_sum(delta_vs),
     )
-    return gradients, None if tokens else delta_us @ layer.U.T, delta_s0
+    return gradients, delta_us, delta_s0
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -138,28 +141,43 @@ def unroll(
 
     Returns:
       The hidden states [T, B, H] and the final state, S arrays [B, H].
+
+    Raises:
+      InputError: a layer, inputs, flags or a state that do not fit the cell or each other.
     """
-    s_T, kept = forward(cell, layer, xs, s0, mask, reset)
-    return kept.ss[0], s_T
+    return _unroll_forward(cell, layer, xs, s0, mask, reset)[0]
 
 
-def _unroll_forward(cell, layer, xs, s0, mask, reset):  # type: ignore[no-untyped-def]
+def _unroll_forward(
+    cell: Cell, layer: Layer, xs: Array, s0: Units, mask: Array | None, reset: Array | None
+) -> tuple[tuple[Array, Units], Saved]:
+    require(isinstance(cell, Cell), "cell", describe(cell), "a Cell, like elman()")
+    require(isinstance(layer, Layer), "layer", describe(layer), "a Layer")
+    check_array(layer.W, "layer.W", ("H", f"{len(cell.gates)}·H"), "float")
+    check_array(layer.U, "layer.U", ("D", f"{len(cell.gates)}·H"), "float")
+    (D, _), (H, _), dtype = layer.U.shape, layer.W.shape, layer.W.dtype
+    check_layer(cell, layer, "layer", D, H, dtype)
+    _, B = check_inputs(xs, mask, reset, D, dtype)
+    check_units(cell, s0, "s0", B, H, dtype)
     s_T, kept = forward(cell, layer, xs, s0, mask, reset)
     return (kept.ss[0], s_T), (layer, xs, s0, kept, mask, reset)
 
 
-def _unroll_reverse(cell, saved, cotangents):  # type: ignore[no-untyped-def]
+def _unroll_reverse(
+    cell: Cell, saved: Saved, cotangents: tuple[Array, Units]
+) -> tuple[Layer, Array | None, Units, None, None]:
     layer, xs, s0, kept, mask, reset = saved
-    gradients, delta_xs, delta_s0 = reverse(cell, layer, xs, s0, kept, *cotangents, mask, reset)
+    delta_hs, delta_s_T = cotangents
+    gradients, delta_us, delta_s0 = reverse(cell, layer, xs, s0, kept, delta_hs, delta_s_T, mask, reset)
     gradients = jax.tree.map(lambda gradient, leaf: gradient.astype(leaf.dtype), gradients, layer)
-    return gradients, delta_xs, delta_s0, None, None
+    return gradients, None if _are_tokens(xs) else delta_us @ layer.U.T, delta_s0, None, None
 
 
 unroll.defvjp(_unroll_forward, _unroll_reverse)
 
 
 def affine(a: Array, M: Array, bias: Array | None) -> Array:
-    """a M + bias over any leading axes of a."""
+    """A M + bias over any leading axes of a."""
     product = a @ M
     return product if bias is None else product + _as_row(bias, product)
 
@@ -175,11 +193,15 @@ def row_sum(a: Array) -> Array:
 
 
 def _project(layer: Layer, xs: Array) -> Array:
-    """u = x U + b for all steps: rows of U for tokens, a product for floats."""
-    if jnp.issubdtype(xs.dtype, jnp.integer):
-        rows = layer.U.at[xs].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+    """U = x U + b for all steps: rows of U for tokens, a product for floats."""
+    if _are_tokens(xs):
+        rows = jnp.asarray(layer.U).at[xs].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
         return rows + _as_row(layer.b, rows)
     return affine(xs, layer.U, layer.b)
+
+
+def _are_tokens(xs: Array) -> bool:
+    return bool(jnp.issubdtype(xs.dtype, jnp.integer))
 
 
 def _valid(xs: Array, mask: Array | None) -> Array:

@@ -28,13 +28,13 @@ class TrainState(NamedTuple):
 
 
 class Metrics(NamedTuple):
-    """What one step tells; scalars."""
+    """What one step tells, as scalars; or the means over several steps, as floats."""
 
-    loss: Array
+    loss: Array | float
     """Mean over the steps that count, before the update, in the loss's own unit (nats for cross-entropy)."""
-    grad_norm: Array
+    grad_norm: Array | float
     """Global norm of the mean gradient, before clipping."""
-    clipped: Array
+    clipped: Array | float
     """Whether clipping changed it: 0 or 1, or a share when averaged over steps."""
 
 
@@ -44,7 +44,9 @@ class NonFiniteError(FloatingPointError):
     def __init__(self, state: TrainState) -> None:
         self.state = state
         self.step = int(state.step)
-        super().__init__(f"the loss or its gradient is not finite at step {self.step}; the parameters before it are kept")
+        super().__init__(
+            f"the loss or its gradient is not finite at step {self.step}; the parameters before it are kept"
+        )
 
 
 Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
@@ -67,8 +69,8 @@ def make_step(
 ) -> Step:
     """One training step, jitted: gradient, mean over the steps that count, clip, optimiser.
 
-    The state passed in is donated: use the one returned.  Where the loss or a gradient is not finite, the state stays as
-    it was, there and at every later step, and ``run`` raises.
+    The state passed in is donated: use the one returned.  Where the loss or a gradient is not finite, the state stays
+    as it was, there and at every later step, and ``run`` raises.
 
     Args:
       clip: a stateless transformation, such as ``optax.clip`` (elementwise) or ``optax.clip_by_global_norm``.
@@ -82,8 +84,10 @@ def make_step(
         mean = jax.tree.map(lambda g: g / valid.astype(g.dtype), grads)
         clipped = mean if clip is None else clip.update(mean, clip.init(state.params), state.params)[0]
         updates, optimiser_state = optimiser.update(clipped, state.optimiser, state.params)
-        norm = optax.global_norm(mean)
-        changed = jnp.array([(a != b).any() for a, b in zip(jax.tree.leaves(mean), jax.tree.leaves(clipped), strict=True)])
+        norm = optax.tree.norm(mean)
+        changed = jnp.array(
+            [(a != b).any() for a, b in zip(jax.tree.leaves(mean), jax.tree.leaves(clipped), strict=True)]
+        )
         finite = state.finite & jnp.isfinite(loss) & jnp.isfinite(norm)
         after = TrainState(
             optax.apply_updates(state.params, updates), optimiser_state, carried, state.step + 1, jnp.ones((), bool)
@@ -121,7 +125,7 @@ def run(
         done += len(reported)
         if not state.finite:
             raise NonFiniteError(state)
-        yield state, Metrics(*(np.mean(np.asarray(jnp.stack(values), np.float64)) for values in zip(*reported, strict=True)))
+        yield state, Metrics(*(float(np.mean(jax.device_get(values))) for values in zip(*reported, strict=True)))
 
 
 def evaluate(network: Network, params: Params, batches: Iterable[Batch]) -> float:
@@ -144,5 +148,6 @@ _loss = jax.jit(net.loss, static_argnums=0)
 def _select(condition: Array, new: Array, old: Array) -> Array:
     if jnp.issubdtype(new.dtype, jax.dtypes.prng_key):
         data = jnp.where(condition, jax.random.key_data(new), jax.random.key_data(old))
-        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(new))
+        new = jax.random.wrap_key_data(data, impl=jax.random.key_impl(new))
+        return new
     return jnp.where(condition, new, old)

@@ -70,7 +70,7 @@ class Loss(NamedTuple):
 
 
 class Network(NamedTuple):
-    """What is differentiated: stacked cells, a linear readout and a loss.  Static and hashable; parameters live apart."""
+    """What is differentiated: stacked cells, a linear readout and a loss.  Static, hashable; parameters live apart."""
 
     cells: tuple[Cell, ...]
     """One cell a layer, the lowest first."""
@@ -114,7 +114,7 @@ class Batch(NamedTuple):
     ys: Array
     """Targets: int classes [T, B] or floats [T, B, K]."""
     mask: Array | None = None
-    """bool [T, B]: the step counts.  A step that does not count changes neither state, loss nor gradient.  None: all count."""
+    """bool [T, B]: the step counts.  One that does not changes neither state, loss nor gradient.  None: all."""
     reset: Array | None = None
     """bool [T, B]: the state is set to zero before the step, if the step counts.  None: never."""
 

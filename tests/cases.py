@@ -34,7 +34,8 @@ def make_state(network, batch_size, dtype="float64", seed=0):
     rng = np.random.default_rng(seed + 2)
     shape = (batch_size, network.hidden)
     return tuple(
-        tuple(jnp.asarray(0.5 * rng.normal(size=shape), jnp.dtype(dtype)) for _ in cell.states) for cell in network.cells
+        tuple(jnp.asarray(0.5 * rng.normal(size=shape), jnp.dtype(dtype)) for _ in cell.states)
+        for cell in network.cells
     )
 
 

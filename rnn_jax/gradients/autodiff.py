@@ -3,6 +3,7 @@
 import jax
 
 from rnn_jax import network as net
+from rnn_jax.checks import check_network, check_window
 from rnn_jax.types import Algorithm, Array, Batch, Network, Params, State
 
 
@@ -12,11 +13,13 @@ def autodiff(network: Network) -> Algorithm:
     The state carried between windows is a constant of the next window, as in ``bptt``.
     This is the one file of the library in which autodiff appears.
     """
+    check_network(network)
 
     def init(params: Params, batch_size: int, key: Array | None = None) -> State:
         return net.initial_state(network, params, batch_size)
 
     def update(params: Params, state: State, batch: Batch) -> tuple[tuple[Array, Params], State]:
+        check_window(network, params, state, batch)
         value_and_grad = jax.value_and_grad(lambda params: net.loss(network, params, state, batch), has_aux=True)
         (loss, state), grads = value_and_grad(params)
         return (loss, grads), state

@@ -8,8 +8,9 @@ from jax import lax
 
 from rnn_jax import network as net
 from rnn_jax import recurrence
-from rnn_jax.checks import require
+from rnn_jax.checks import check_int, check_network, check_window
 from rnn_jax.precision import wide
+from rnn_jax.recurrence import Kept
 from rnn_jax.types import Algorithm, Array, Batch, Network, Params, State
 
 
@@ -39,17 +40,22 @@ def bptt(network: Network, segment: int | None = None) -> Algorithm:
     Args:
       segment: steps per segment, any length; by default chosen so that a segment stays in cache.
 
+    Raises:
+      InputError: when built, a network or a segment that cannot be served; in ``update``, whatever does not fit it.
+
     Source: Werbos, *Backpropagation through time: what it does and how to do it*, Proceedings of the IEEE 78 (1990).
     """
-    require(segment is None or (type(segment) is int and segment > 0), "segment", segment, "a positive int or None")
+    check_network(network)
+    if segment is not None:
+        check_int(segment, "segment")
 
     def init(params: Params, batch_size: int, key: Array | None = None) -> State:
         return net.initial_state(network, params, batch_size)
 
     def update(params: Params, state: State, batch: Batch) -> tuple[tuple[Array, Params], State]:
-        net.check_window(network, params, state, batch)
+        check_window(network, params, state, batch)
 
-        def forward(state: State, window: Batch) -> tuple[State, tuple[State, list]]:
+        def forward(state: State, window: Batch) -> tuple[State, tuple[State, list[Kept]]]:
             xs, after, kept = window.xs, [], []
             for cell, layer, s0 in zip(network.cells, params.layers, state, strict=True):
                 s_T, kept_layer = recurrence.forward(cell, layer, xs, s0, window.mask, window.reset)
@@ -58,7 +64,7 @@ def bptt(network: Network, segment: int | None = None) -> Algorithm:
                 kept.append(kept_layer)
             return tuple(after), (state, kept)
 
-        def reverse(carry: Adjoints, inputs: tuple[Batch, tuple[State, list]]) -> tuple[Adjoints, None]:
+        def reverse(carry: Adjoints, inputs: tuple[Batch, tuple[State, list[Kept]]]) -> tuple[Adjoints, None]:
             window, (state, kept) = inputs
             hs = kept[-1].ss[0]
             os = net.readout(params, hs)
@@ -68,7 +74,7 @@ def bptt(network: Network, segment: int | None = None) -> Algorithm:
             delta_hs = delta_os @ params.V.T
             delta_state, layers = [], []
             for level in reversed(range(len(network.cells))):
-                gradients, delta_hs, delta_s0 = recurrence.reverse(
+                gradients, delta_us, delta_s0 = recurrence.reverse(
                     network.cells[level],
                     params.layers[level],
                     kept[level - 1].ss[0] if level else window.xs,
@@ -79,6 +85,7 @@ def bptt(network: Network, segment: int | None = None) -> Algorithm:
                     window.mask,
                     window.reset,
                 )
+                delta_hs = delta_us @ params.layers[level].U.T
                 delta_state.append(delta_s0)
                 layers.append(gradients)
             grads = Params(tuple(reversed(layers)), recurrence.outer_sum(hs, delta_os), recurrence.row_sum(delta_os))
@@ -99,8 +106,8 @@ def bptt(network: Network, segment: int | None = None) -> Algorithm:
             jnp.zeros((), sums),
             jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, sums), params),
         )
-        for group in reversed(list(zip(windows, kept, strict=True))):
-            carry, _ = lax.scan(reverse, carry, group, reverse=True)
+        for pair in reversed(list(zip(windows, kept, strict=True))):
+            carry, _ = lax.scan(reverse, carry, pair, reverse=True)
         grads = jax.tree.map(lambda grad, leaf: grad.astype(leaf.dtype), carry.grads, params)
         return (carry.loss, grads), state_T
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import jax
 
-from rnn_jax.checks import describe, require
+from rnn_jax.checks import describe, is_array, require
 from rnn_jax.types import Algorithm, Array, Batch, Params
 
 
@@ -18,7 +18,7 @@ def value_and_grad(algorithm: Algorithm) -> Callable[..., tuple[Array, Params]]:
 
     def of_batch(params: Params, batch: Batch, key: Array | None = None) -> tuple[Array, Params]:
         require(isinstance(batch, Batch), "batch", describe(batch), "a Batch")
-        require(getattr(batch.xs, "ndim", 0) >= 2, "batch.xs", describe(batch.xs), "int[T,B] or float[T,B,D]")
+        require(is_array(batch.xs) and batch.xs.ndim >= 2, "batch.xs", describe(batch.xs), "int[T,B] or float[T,B,D]")
         state = algorithm.init(params, batch.xs.shape[1], jax.random.key(0) if key is None else key)
         return algorithm.update(params, state, batch)[0]
 

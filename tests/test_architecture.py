@@ -1,0 +1,59 @@
+"""The house keeps its order: each room imports only from rooms above it, and autodiff has one room."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+import rnn_jax
+
+ROOT = Path(rnn_jax.__file__).parent
+ROOMS = [
+    "types", "precision", "checks", "cells", "losses", "recurrence", "network", "gradients", "diagnostics", "testing",
+    "train", "checkpoint", "data", "runs",
+]  # fmt: skip
+FILES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
+AUTODIFF = re.compile(r"\b(grad|value_and_grad|vjp|jvp|jacfwd|jacrev|jacobian|hessian|linearize|linear_transpose)\b")
+
+
+def room(path):
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def imported(path):
+    """The rooms a file imports from, wherever the import stands."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = []
+        if isinstance(node, ast.ImportFrom):
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        for name in names:
+            if name.startswith("rnn_jax."):
+                yield name.split(".")[1]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_rooms_import_from_above(path):
+    here = ROOMS.index(room(path))
+    below = [name for name in imported(path) if ROOMS.index(name) > here]
+    assert not below, f"{path.name} imports from {below}"
+
+
+def test_autodiff_appears_in_one_file_only():
+    """Names of JAX's differentiation transforms, as attributes of jax or imports from it."""
+    users = set()
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            attribute = isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "jax"
+            if attribute and AUTODIFF.fullmatch(node.attr):
+                users.add(path.name)
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("jax"):
+                users.update(path.name for alias in node.names if AUTODIFF.fullmatch(alias.name))
+    assert users - {"testing.py"} == {"autodiff.py"}
+
+
+def test_every_public_name_has_a_docstring():
+    missing = [name for name in rnn_jax.__all__ if not (getattr(rnn_jax, name).__doc__ or "").strip()]
+    assert not missing

