@@ -155,34 +155,38 @@ def check_state(network: Network, state: Any, B: int, dtype: Any) -> None:
         check_units(cell, s, f"state[{index}]", B, network.hidden, dtype)
 
 
-def check_inputs(xs: Any, mask: Any, reset: Any, D: int, dtype: Any, within: str = "") -> tuple[int, int]:
-    """Refuse inputs, masks or resets whose shapes, dtypes or tokens do not fit; returns (T, B)."""
+def check_inputs(xs: Any, D: int, dtype: Any, within: str = "") -> tuple[int, int]:
+    """Refuse inputs of another shape or dtype than tokens [T, B] or floats [T, B, D]; returns (T, B)."""
     require(is_array(xs), f"{within}xs", describe(xs), "an array int[T,B] or float[T,B,D]")
     tokens = jnp.issubdtype(xs.dtype, jnp.integer)
     check_array(xs, f"{within}xs", ("T", "B") if tokens else ("T", "B", D), "int" if tokens else dtype)
-    T, B = xs.shape[:2]
+    return xs.shape[:2]  # type: ignore[no-any-return]
+
+
+def check_flags(mask: Any, reset: Any, xs: Any, D: int, within: str = "") -> None:
+    """Refuse flags of other shapes than the inputs', a mask without a step, a token out of range at one that counts."""
     for name, flags in (("mask", mask), ("reset", reset)):
         if flags is not None:
-            check_array(flags, f"{within}{name}", (T, B), "bool")
+            check_array(flags, f"{within}{name}", xs.shape[:2], "bool")
     if mask is not None and _is_concrete(mask):
         seen = Description("False everywhere")
         require(np.asarray(mask).any(), f"{within}mask", seen, "True at one step at least")
-    if tokens:
+    if jnp.issubdtype(xs.dtype, jnp.integer):
         check_indices(xs, f"{within}xs", D, mask)
-    return T, B
 
 
 def check_window(network: Network, params: Any, state: Any, batch: Any) -> None:
     """Refuse whatever does not fit together in one window of a sequence."""
     check_params(network, params)
     require(isinstance(batch, Batch), "batch", describe(batch), "a Batch")
-    dtype, ys = params.V.dtype, batch.ys
-    T, B = check_inputs(batch.xs, batch.mask, batch.reset, network.inputs, dtype, "batch.")
-    if network.loss.integer_targets:
-        check_array(ys, "batch.ys", (T, B), "int")
-        check_indices(ys, "batch.ys", network.outputs, batch.mask)
-    else:
-        check_array(ys, "batch.ys", (T, B, network.outputs), dtype)
+    xs, ys, mask, reset = batch
+    dtype = params.V.dtype
+    T, B = check_inputs(xs, network.inputs, dtype, "batch.")
+    integers = network.loss.integer_targets
+    check_array(ys, "batch.ys", (T, B) if integers else (T, B, network.outputs), "int" if integers else dtype)
+    check_flags(mask, reset, xs, network.inputs, "batch.")
+    if integers:
+        check_indices(ys, "batch.ys", network.outputs, mask)
     check_state(network, state, B, dtype)
 
 

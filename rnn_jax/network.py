@@ -88,7 +88,8 @@ def apply(
       InputError: parameters, state or inputs that do not fit the network.
     """
     checks.check_params(network, params)
-    _, B = checks.check_inputs(xs, mask, reset, network.inputs, params.V.dtype)
+    _, B = checks.check_inputs(xs, network.inputs, params.V.dtype)
+    checks.check_flags(mask, reset, xs, network.inputs)
     checks.check_state(network, state, B, params.V.dtype)
     after = []
     for cell, layer, s0 in zip(network.cells, params.layers, state, strict=True):

@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from rnn_jax.checks import check_array, check_inputs, check_layer, check_units, describe, require
+from rnn_jax.checks import check_array, check_flags, check_inputs, check_layer, check_units, describe, require
 from rnn_jax.precision import wide
 from rnn_jax.types import Array, Cell, Layer, Units
 
@@ -157,7 +157,8 @@ def _unroll_forward(
     check_array(layer.U, "layer.U", ("D", f"{len(cell.gates)}·H"), "float")
     (D, _), (H, _), dtype = layer.U.shape, layer.W.shape, layer.W.dtype
     check_layer(cell, layer, "layer", D, H, dtype)
-    _, B = check_inputs(xs, mask, reset, D, dtype)
+    _, B = check_inputs(xs, D, dtype)
+    check_flags(mask, reset, xs, D)
     check_units(cell, s0, "s0", B, H, dtype)
     s_T, kept = forward(cell, layer, xs, s0, mask, reset)
     return (kept.ss[0], s_T), (layer, xs, s0, kept, mask, reset)

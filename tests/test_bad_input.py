@@ -10,6 +10,7 @@ import pytest
 from cases import make_batch, make_params, make_state
 
 import rnn_jax as rj
+from rnn_jax.checks import check_window
 
 T, B = 4, 3
 KEY = jax.random.key(0)
@@ -188,5 +189,5 @@ def test_index_out_of_range_under_jit(leaf, algorithm, good):
         bad = batch._replace(**{leaf: getattr(batch, leaf).at[1, 2].set(index)})
         (loss, _), _ = update(params, state, bad._replace(mask=counts))
         assert jnp.isnan(loss)
-        rj.network.check_window(network, params, state, bad._replace(mask=masked))
+        check_window(network, params, state, bad._replace(mask=masked))
         jax.tree.map(np.testing.assert_array_equal, update(params, state, bad._replace(mask=masked)), wanted)
