@@ -119,6 +119,35 @@ class Batch(NamedTuple):
     """bool [T, B]: the state is set to zero before the step, if the step counts.  None: never."""
 
 
+class Exact(NamedTuple):
+    """The claim that the gradient equals autodiff's, up to rounding."""
+
+    across_windows: bool = False
+    """True: windows of any lengths add up to the gradient of the whole sequence.  False: each window's gradient is
+    that with its initial state held constant."""
+
+
+class Unbiased(NamedTuple):
+    """The claim that the gradient's mean over the algorithm's own randomness is the gradient of the whole sequence."""
+
+    outcomes: Callable[[Network, int, int], tuple[Callable[[Any], "Algorithm"], Any]] | None = None
+    """``(network, T, B) -> (build, draws)``: every outcome of the randomness, equally likely, stacked on axis 0 of
+    ``draws``; ``build(draw)`` is the algorithm with that outcome.  None where there is no finite list: the claim is then
+    tested statistically, over keys."""
+
+
+class Biased(NamedTuple):
+    """The claim that the gradient is an approximation, and where it becomes exact."""
+
+    limit: Callable[[Network, Params, Batch], tuple["Algorithm", Params]]
+    """``(network, params, batch) -> (algorithm, params)`` in the limit: its gradient there equals autodiff's."""
+    says: str = ""
+    """The limit in words."""
+
+
+Claim = Exact | Unbiased | Biased
+
+
 class Algorithm(NamedTuple):
     """A way to compute the gradient of a network's loss, window by window.
 
@@ -130,3 +159,5 @@ class Algorithm(NamedTuple):
 
     init: Callable[..., Any]
     update: Callable[[Params, Any, Batch], tuple[tuple[Array, Params], Any]]
+    claim: Claim = Exact()
+    """What its gradient is; ``testing.check_algorithm`` tests just that."""

@@ -4,7 +4,7 @@ import jax
 
 from rnn_jax import network as net
 from rnn_jax.checks import check_network, check_window
-from rnn_jax.types import Algorithm, Array, Batch, Network, Params, State
+from rnn_jax.types import Algorithm, Array, Batch, Cell, Network, Params, State, Units
 
 
 def autodiff(network: Network) -> Algorithm:
@@ -25,3 +25,10 @@ def autodiff(network: Network) -> Algorithm:
         return (loss, grads), state
 
     return Algorithm(init, update)
+
+
+def step_adjoint(cell: Cell, s_prev: Units, u: Units, v: Units, delta_s: Units) -> tuple[Units, Units, Units]:
+    """What ``cell.adjoint`` must return, by ``jax.vjp`` of the cell's step."""
+    _, transpose = jax.vjp(lambda s_prev, u, v: cell.step(s_prev, u, v)[0], s_prev, u, v)
+    delta_s_prev, delta_u, delta_v = transpose(delta_s)
+    return delta_s_prev, delta_u, delta_v

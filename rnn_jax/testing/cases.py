@@ -1,0 +1,72 @@
+"""Networks, parameters, states and batches to check on, random everywhere: no check at a special point."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rnn_jax import network as net
+from rnn_jax.cells import elman, gru, lstm
+from rnn_jax.losses import softmax_cross_entropy
+from rnn_jax.types import Batch, Cell, Loss, Network, Params, State
+
+CELLS = {
+    "elman": elman(),
+    "elman-relu-leaky": elman("relu", leak=0.4),
+    "elman-identity": elman("identity"),
+    "lstm": lstm(),
+    "gru": gru(),
+}
+TOLERANCE = {"float64": 1e-12, "float32": 1e-5, "bfloat16": 1e-1}
+"""How far, norm-wise, an exact gradient may be from autodiff's."""
+
+
+def make_network(
+    cell: Cell, depth: int = 1, inputs: int = 6, hidden: int = 5, outputs: int = 6, loss: Loss | None = None
+) -> Network:
+    """Layers of one cell."""
+    return Network((cell,) * depth, inputs, hidden, outputs, loss or softmax_cross_entropy())
+
+
+def make_params(network: Network, dtype: str = "float64", seed: int = 0) -> Params:
+    """The usual initial values, and noise on every leaf, the biases too."""
+    params = net.init(network, jax.random.key(seed), dtype=jnp.dtype(dtype))
+    leaves, structure = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(seed + 1), len(leaves))
+    noise = [0.3 * jax.random.normal(key, leaf.shape, leaf.dtype) for key, leaf in zip(keys, leaves, strict=True)]
+    noisy: Params = jax.tree.unflatten(structure, [leaf + extra for leaf, extra in zip(leaves, noise, strict=True)])
+    return noisy
+
+
+def make_state(network: Network, batch_size: int, dtype: str = "float64", seed: int = 0) -> State:
+    """A recurrent state that is not zero."""
+    rng = np.random.default_rng(seed + 2)
+    shape = (batch_size, network.hidden)
+    return tuple(
+        tuple(jnp.asarray(0.5 * rng.normal(size=shape), jnp.dtype(dtype)) for _ in cell.states)
+        for cell in network.cells
+    )
+
+
+def make_batch(
+    network: Network,
+    T: int,
+    B: int,
+    mask: bool = False,
+    reset: bool = False,
+    dtype: str | None = None,
+    seed: int = 0,
+) -> Batch:
+    """Tokens for inputs, or floats of a dtype; mask and reset at random, with one step that counts at least."""
+    rng = np.random.default_rng(seed)
+    if dtype is None:
+        xs = jnp.asarray(rng.integers(0, network.inputs, (T, B)))
+    else:
+        xs = jnp.asarray(rng.normal(size=(T, B, network.inputs)), jnp.dtype(dtype))
+    if network.loss.integer_targets:
+        ys = jnp.asarray(rng.integers(0, network.outputs, (T, B)))
+    else:
+        ys = jnp.asarray(rng.normal(size=(T, B, network.outputs)), jnp.dtype(dtype or "float64"))
+    masks = rng.random((T, B)) < 0.7
+    masks[rng.integers(T), rng.integers(B)] = True
+    resets = rng.random((T, B)) < 0.2
+    return Batch(xs, ys, jnp.asarray(masks) if mask else None, jnp.asarray(resets) if reset else None)

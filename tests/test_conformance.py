@@ -1,0 +1,231 @@
+"""The conformance suite earns its trust: what is right passes, every wrong line is caught by a check with a name."""
+
+import importlib
+import inspect
+import re
+import types
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+from cases import CELLS
+
+import rnn_jax as rj
+from rnn_jax.gradients import bptt
+from rnn_jax.testing import matrix
+from rnn_jax.testing.algorithm import algorithm_findings
+from rnn_jax.testing.cell import cell_findings
+from rnn_jax.testing.findings import exact_arithmetic
+
+
+@pytest.fixture(autouse=True)
+def _promotion():
+    """As users run it: with JAX's usual promotion of dtypes and ranks."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
+@pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
+def test_every_cell_conforms(cell):
+    assert len(rj.testing.check_cell(cell)) > 40
+
+
+def test_bptt_conforms():
+    assert {finding.check for finding in rj.testing.check_algorithm(bptt)} >= {"plain", "windows", "padding", "jit"}
+
+
+def mutated(module, line, instead):
+    """A module with one piece of its source replaced."""
+    module = importlib.import_module(f"rnn_jax.{module}")
+    source = inspect.getsource(module)
+    assert source.count(line) == 1, f"{line!r} stands {source.count(line)} times in {module.__name__}"
+    wrong = types.ModuleType(module.__name__)
+    exec(compile(source.replace(line, instead), f"<wrong {module.__name__}>", "exec"), wrong.__dict__)
+    return wrong
+
+
+WRONG_CELLS = {
+    "σ′ slip": ("cells.lstm", "f * (1 - f)", "f * (1 + f)"),
+    "tanh′ slip": ("cells.elman", "1 - a * a", "1 - a"),
+    "c_t for c_{t−1}": ("cells.lstm", "(_, c_prev), (_, c), (i,", "(_, c), (_, c_prev), (i,"),
+    "GRU's δu for δv": ("cells.gru", "(delta_r, delta_z, delta_n * r)", "(delta_r, delta_z, delta_n)"),
+    "leak left out of δh": ("cells.elman", "((1 - leak) * delta_h if", "(delta_h if"),
+    "δc lacks the share of h": ("cells.lstm", "delta_c + delta_h * o * (1 - tanh_c * tanh_c)", "delta_c"),
+    "wrong in bfloat16 only": ("cells.gru", "return (delta_h * z,)", 'return ((delta_h * z).astype("float32"),)'),
+    "one unit leaks into the next": ("cells.gru", "delta_h * z,)", "delta_h * z + 1e-9 * jnp.roll(delta_h, 1, -1),)"),
+    "overflows where saturated": ("cells.lstm", "i * (1 - i)", "i * i * jnp.exp(-jnp.log(i / (1 - i)))"),
+}
+WRONG_ALGORITHMS = {
+    "gradient × 1.001": ("gradients.bptt", "grad.astype(leaf.dtype)", "1.001 * grad.astype(leaf.dtype)"),
+    "loss scaled": ("gradients.bptt", "return (carry.loss, grads)", "return (carry.loss / 2, grads)"),
+    "batch averaged": ("gradients.bptt", "grad.astype(leaf.dtype)", "grad.astype(leaf.dtype) / batch.xs.shape[1]"),
+    "carry dropped between segments": (
+        "gradients.bptt", "carry.delta_state[level]", "jax.tree.map(jnp.zeros_like, carry.delta_state[level])",
+    ),
+    "state dropped between windows": ("gradients.bptt", "grads), state_T", "grads), state"),
+    "error not masked": ("gradients.bptt", "jnp.where(window.mask[..., None], delta_os, 0)", "delta_os"),
+    "loss not masked": ("network", "jnp.where(batch.mask, losses, 0).sum()", "losses.sum()"),
+    "h_t for h_{t−1} in dW": ("recurrence", "outer_sum(s_starts[0]", "outer_sum(kept.ss[0]"),
+    "Jacobians in forward order": ("recurrence", "reverse=True", "reverse=False"),
+    "diagonal adjoint": ("recurrence", "delta_v @ layer.W.T", "sum(jnp.split(delta_v * jnp.diagonal("
+        "layer.W.reshape(layer.W.shape[0], -1, layer.W.shape[0]), axis1=0, axis2=2).ravel(), len(cell.gates), -1))"),
+    "W for Wᵀ": ("recurrence", "delta_v @ layer.W.T", "sum(d @ w for d, w in zip("
+        "jnp.split(delta_v, len(cell.gates), -1), jnp.split(layer.W, len(cell.gates), -1)))"),
+    "reset ignored in the reverse": ("recurrence", "_where_not(reset_t, delta_s_prev)", "delta_s_prev"),
+    "reset ignored in dW": ("recurrence", "s_starts = _where_not(reset,", "s_starts = _where_not(None,"),
+    "mask ignored in the reverse": ("recurrence", "jnp.where(counts, new, old)", "new"),
+    "masked step leaks into dU and db": ("recurrence", "jnp.where(counts, delta, 0)", "delta"),
+    "padding read as input": ("recurrence", "xs if mask is None else", "xs if True else"),
+    "readout's share overwritten": ("recurrence", "delta_s[0] + delta_h,", "jnp.where(jnp.all(delta_s[0] == 0), delta_h, delta_s[0]),"),
+    "b counted twice": ("recurrence", "b=row_sum(delta_us)", "b=2 * row_sum(delta_us)"),
+    "every token of the window marked in dU": (
+        "recurrence", "dtype=delta_us.dtype) if", "dtype=delta_us.dtype).max(0, keepdims=True).repeat(len(xs), 0) if",
+    ),
+}  # fmt: skip
+
+
+def wrong_algorithm(module, line, instead):
+    wrong = mutated(module, line, instead)
+    if module == "gradients.bptt":
+        return wrong.bptt
+    around = mutated("gradients.bptt", "def bptt(", "def bptt(")
+    setattr(around, {"recurrence": "recurrence", "network": "net"}[module], wrong)
+    if module == "network":
+        wrong.InputError = rj.InputError
+    return around.bptt
+
+
+def caught_by(findings):
+    failed = next((finding for finding in findings if not finding.ok), None)
+    assert failed, "nothing caught it"
+    print(f"caught by {failed}")
+    return failed
+
+
+@pytest.mark.parametrize("name", WRONG_CELLS)
+def test_a_wrong_cell_is_caught(name):
+    module, line, instead = WRONG_CELLS[name]
+    wrong = mutated(module, line, instead)
+    cells = [make() for make in (getattr(wrong, key, None) for key in ("elman", "lstm", "gru")) if make]
+    if name.startswith("leak"):
+        cells = [wrong.elman(leak=0.4)]
+    with exact_arithmetic():
+        failed = caught_by(cell_findings(cells[0]))
+    expected = {"wrong in": "shape and dtype", "one unit": "unit-wise", "overflows": "adjoint, saturated"}
+    assert failed.check == next((check for start, check in expected.items() if name.startswith(start)), "adjoint")
+
+
+@pytest.mark.parametrize("name", WRONG_ALGORITHMS)
+def test_a_wrong_algorithm_is_caught(name):
+    with exact_arithmetic():
+        caught_by(algorithm_findings(wrong_algorithm(*WRONG_ALGORITHMS[name]), None, CELLS))
+
+
+def test_a_failure_is_told_in_words():
+    gru = mutated(*WRONG_CELLS["GRU's δu for δv"]).gru()
+    with pytest.raises(rj.testing.ConformanceError, match=r"cell gru fails") as caught:
+        rj.testing.check_cell(gru)
+    assert re.search(
+        r"adjoint: ∂h/∂v_n at unit \d of row \d is \S+, by jax.vjp \S+: \S+ where at most 1e-13", str(caught.value)
+    )
+
+
+def truncated(k, claimed=None):
+    """BPTT cut every k steps: biased, and exact where k is no less than T."""
+
+    def algorithm(network):
+        inner = rj.bptt(network)
+
+        def update(params, state, batch):
+            total = None
+            for start in range(0, batch.xs.shape[0], k):
+                window = jax.tree.map(lambda a, i=start: a[i : i + k], batch)
+                result, state = inner.update(params, state, window)
+                total = result if total is None else jax.tree.map(jnp.add, total, result)
+            return total, state
+
+        def limit(network, params, batch):
+            return truncated(batch.xs.shape[0])(network), params
+
+        return rj.Algorithm(inner.init, update, claimed or rj.Biased(limit, "k = T"))
+
+    return algorithm
+
+
+def noisy(amount=0.5, bias=0.0, listed=True):
+    """BPTT times 1 ± amount by a coin for each parameter leaf: unbiased, if bias is zero."""
+
+    def algorithm(network, coins=None):
+        inner = rj.bptt(network)
+
+        def init(params, batch_size, key):
+            return inner.init(params, batch_size), key if coins is None else jax.random.key(0)
+
+        def update(params, state, batch):
+            carried, key = state
+            (loss, grads), carried = inner.update(params, carried, batch)
+            leaves, structure = jax.tree.flatten(grads)
+            signs = jax.random.rademacher(key, (len(leaves),)) if coins is None else coins
+            leaves = [
+                leaf * (1 + bias + amount * sign).astype(leaf.dtype) for leaf, sign in zip(leaves, signs, strict=True)
+            ]
+            return (loss, jax.tree.unflatten(structure, leaves)), (carried, jax.random.split(key)[0])
+
+        def outcomes(network, T, B):
+            count = len(jax.tree.leaves(rj.init(network, jax.random.key(0))))
+            table = 2 * (jnp.arange(2**count)[:, None] >> jnp.arange(count) & 1) - 1
+            return lambda coins: algorithm(network, coins), table
+
+        return rj.Algorithm(init, update, rj.Unbiased(outcomes if listed else None))
+
+    return algorithm
+
+
+CLAIMS = {
+    "biased": (truncated(5), None),
+    "unbiased, listed": (noisy(), None),
+    "unbiased, by keys": (noisy(listed=False), None),
+    "claims to be exact": (truncated(5, rj.Exact()), "plain"),
+    "claims to be exact, noisy": (lambda network: noisy()(network)._replace(claim=rj.Exact()), "vmap|plain"),
+    "claims to be unbiased, listed": (noisy(bias=1e-9), "mean of all outcomes"),
+    "claims to be unbiased, by keys": (noisy(bias=0.1, listed=False), "mean over keys"),
+    "claims to be random": (noisy(amount=0.0), "is random"),
+    "claims to be biased": (lambda network: rj.bptt(network)._replace(claim=truncated(5)(network).claim), "elsewhere"),
+    "wrong in its limit": (
+        lambda network: truncated(5)(network)._replace(claim=rj.Biased(lambda n, p, b: (truncated(36)(n), p))),
+        "exact in its limit",
+    ),
+    "changes its state's dtype": (
+        lambda network: rj.Algorithm(lambda *a: jnp.zeros(3), lambda p, s, b: ((jnp.zeros(()), p), jnp.zeros(3, int))),
+        "structure",
+    ),
+    "serves nothing": (lambda network: rj.elman(leak=3.0), "serves"),
+}
+
+
+@pytest.mark.parametrize("name", CLAIMS)
+def test_claims_are_held_to(name):
+    algorithm, check = CLAIMS[name]
+    cells = {"elman": rj.elman()}
+    if check is None:
+        rj.testing.check_algorithm(algorithm, cells=cells)
+    else:
+        with pytest.raises(rj.testing.ConformanceError) as caught:
+            rj.testing.check_algorithm(algorithm, cells=cells)
+        assert re.search(check, caught.value.findings[0].check)
+
+
+def test_the_matrix_in_the_readme_is_this_version_s():
+    """The same rows and columns, every figure within its tolerance and a factor of 30 of what is measured here."""
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    written = readme.split(matrix.BEGIN)[1].split(matrix.END)[0].splitlines()
+    measured = matrix.markdown(list(matrix.rows())).splitlines()
+    assert written[1:3] == measured[:2]
+    bodies = [
+        [line.strip("| ").split(" | ") for line in lines if line.startswith("| bptt")] for lines in (written, measured)
+    ]
+    assert [row[:3] for row in bodies[0]] == [row[:3] for row in bodies[1]]
+    for old, new in zip(*bodies, strict=True):
+        for was, now in zip(old[3:-1], new[3:-1], strict=True):
+            assert float(was) <= float(new[-1]) and 1 / 30 <= (float(was) + 1e-17) / (float(now) + 1e-17) <= 30
