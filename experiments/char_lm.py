@@ -143,6 +143,8 @@ def run(config: Config) -> dict[str, Any]:
     reports = train.run(
         step, state, lambda i: data.window(corpus.train, config.length, config.batch, i), config.steps, every
     )
+    count = sum(leaf.size for leaf in jax.tree.leaves(params))
+    print(f"{count:,} parameters, gradient by {config.algorithm}")
     with tqdm(total=config.steps, initial=first, unit="step", disable=None) as bar, metrics_file.open("a") as log:
         try:
             for index, (state, metrics) in enumerate(reports, 1):
@@ -182,7 +184,7 @@ def run(config: Config) -> dict[str, Any]:
             "xz": baselines.xz(corpus.train, corpus.test, corpus.alphabet),
         },
         "steps": int(state.step),
-        "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
+        "parameters": count,
         "training_seconds": trained,
         "milliseconds_per_step": 1e3 * trained / max(1, int(state.step) - first),
         "machine": runs.machine(),
@@ -214,8 +216,9 @@ def plot(lines: list[dict[str, float]], summary: dict[str, Any], path: Path) -> 
     held_out = [line for line in lines if "validation_bits" in line]
     validation = [line["validation_bits"] for line in held_out]
     axes.plot([line["step"] for line in held_out], validation, "o-", color="#1f4e79", label="validation text", ms=4)
+    axes.plot([lines[-1]["step"]], [summary["test_bits"]], "*", color="#b03a2e", label="test text", ms=11)
     for (name, value), style in zip(summary["baselines"].items(), ("-", "--", ":"), strict=True):
-        axes.axhline(value, color="#777777", lw=1, ls=style, label=f"{name}, {value:.2f}")
+        axes.axhline(value, color="#777777", lw=1, ls=style, label=f"{name}, {value:.2f}, test text")
     axes.set(
         xlabel="step", ylabel="bits per character", title=f"test text: {summary['test_bits']:.2f} bits per character"
     )

@@ -179,7 +179,7 @@ def plot(cases: list[dict[str, Any]], depth: int, path: Path) -> None:
         ylim=(1e-17, 1e-4),
         title=f"hand-written against autodiff, {layers}",
     )
-    axes.legend(frameon=False, ncols=3, fontsize=8, loc="center", bbox_to_anchor=(0.5, 0.45))
+    axes.legend(frameon=False, ncols=3, fontsize=8, loc="center", bbox_to_anchor=(0.5, 0.55))
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=120)
     plt.close(figure)

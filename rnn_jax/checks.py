@@ -4,17 +4,19 @@ Structure, shapes and dtypes are looked at always, and cost nothing under ``jit`
 ``jit``; inside, a token or target out of range turns into NaN.
 """
 
-import math
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rnn_jax.types import Batch, Cell, Layer, Loss, Network
+from rnn_jax.types import Batch, Cell, Claim, Layer, Loss, Network, Params
 
 DTYPES = ("float64", "float32", "bfloat16")
+LARGEST_INT = 2**31 - 1
+LARGEST_NUMBER = sys.float_info.max
 
 
 class InputError(ValueError):
@@ -28,8 +30,9 @@ class Description(str):
 def require(condition: Any, argument: str, value: Any, wanted: str) -> None:
     """Raise ``InputError`` with one line, "argument is value; it must be wanted", unless the condition holds."""
     if not condition:
-        text = " ".join((value if isinstance(value, Description) else repr(value)).split())
-        raise InputError(f"{argument} is {text[:117] + '...' if len(text) > 120 else text}; it must be {wanted}")
+        text = " ".join((value if isinstance(value, Description) else _written(value)).split())
+        short = text[:117] + "..." if len(text) > 120 else text
+        raise InputError(" ".join(f"{argument} is {short}; it must be {wanted}".split()))
 
 
 def describe(value: Any) -> Description:
@@ -45,14 +48,14 @@ def is_array(value: Any) -> bool:
 
 
 def check_int(value: Any, argument: str, least: int = 1) -> None:
-    """Refuse anything but an int that is large enough."""
-    require(type(value) is int and value >= least, argument, value, "a positive int" if least else "an int, 0 or more")
+    """Refuse anything but an int that is large enough, and no larger than an array can be long."""
+    fits = type(value) is int and least <= value <= LARGEST_INT
+    require(fits, argument, value, f"{'a positive int' if least else 'an int, 0 or more'}, and below 2**31")
 
 
 def check_number(value: Any, argument: str, low: float, high: float, wanted: str) -> None:
     """Refuse anything but a finite number with low ≤ value ≤ high."""
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    require(number and math.isfinite(value) and low <= value <= high, argument, value, wanted)
+    require(_is_number(value) and low <= value <= high, argument, value, wanted)
 
 
 def check_option(value: Any, argument: str, options: Sequence[str]) -> None:
@@ -63,23 +66,23 @@ def check_option(value: Any, argument: str, options: Sequence[str]) -> None:
 def check_dtype(value: Any, argument: str) -> None:
     """Refuse any dtype but the three that are served, and float64 where JAX would narrow it."""
     try:
-        name = jnp.dtype(value).name if value is not None else "none"
-    except TypeError:
-        name = "none"
-    require(name in DTYPES, argument, value, f"one of {', '.join(DTYPES)}")
-    if jax.dtypes.canonicalize_dtype(name) != name:
+        dtype = jnp.dtype(bool if value is None else value)
+    except Exception:  # NumPy reads dtypes from almost anything, and fails in as many ways
+        dtype = jnp.dtype(bool)
+    require(dtype in [jnp.dtype(name) for name in DTYPES], argument, value, f"one of {', '.join(DTYPES)}")
+    if jax.dtypes.canonicalize_dtype(dtype) != dtype:
         require(False, argument, value, 'float32 or bfloat16, unless jax.config has "jax_enable_x64" set')
 
 
 def check_key(value: Any, argument: str) -> None:
     """Refuse anything but one PRNG key, typed or raw."""
     typed = is_array(value) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key) and value.shape == ()
-    raw = is_array(value) and value.dtype == jnp.uint32 and value.ndim == 1
+    raw = is_array(value) and value.dtype == jnp.uint32 and value.shape == jax.eval_shape(jax.random.PRNGKey, 0).shape
     require(typed or raw, argument, describe(value), "a PRNG key, like jax.random.key(0)")
 
 
 def check_array(value: Any, argument: str, shape: tuple[int | str, ...], dtype: Any) -> None:
-    """Refuse anything but an array of this shape and dtype; a string stands for any length but 0, and for any kind."""
+    """Refuse anything but an array of this shape and dtype; a string stands for any length but 0, and for a kind."""
     kinds = {"int": jnp.integer, "float": jnp.floating}
     wanted = f"{dtype}[{','.join(map(str, shape))}]"
     require(is_array(value), argument, describe(value), f"an array {wanted}")
@@ -87,7 +90,19 @@ def check_array(value: Any, argument: str, shape: tuple[int | str, ...], dtype: 
         n == m if isinstance(m, int) else n > 0 for n, m in zip(value.shape, shape, strict=True)
     )
     kind = jnp.issubdtype(value.dtype, kinds[dtype]) if dtype in kinds else value.dtype == dtype
-    require(fits and kind, argument, describe(value), wanted)
+    native = getattr(value.dtype, "isnative", True)
+    require(fits and kind and native, argument, describe(value), wanted)
+    if dtype == "float":
+        check_dtype(value.dtype, argument)
+
+
+def check_arrays(tree: Any, argument: str) -> None:
+    """Refuse a tree with a leaf that no jitted function takes: anything but an array of numbers, bools or PRNG keys."""
+    for path, leaf in jax.tree.leaves_with_path(tree):
+        known = isinstance(leaf, jax.Array)
+        if isinstance(leaf, np.ndarray):
+            known = leaf.dtype.isnative and (leaf.dtype == bool or jnp.issubdtype(leaf.dtype, jnp.number))
+        require(known, f"{argument}{jax.tree_util.keystr(path)}", describe(leaf), "an array of numbers")
 
 
 def check_indices(value: Any, argument: str, size: int, mask: Any = None) -> None:
@@ -98,22 +113,57 @@ def check_indices(value: Any, argument: str, size: int, mask: Any = None) -> Non
             require(0 <= bad < size, argument, Description(f"an array holding {bad}"), f"indices in 0 … {size - 1}")
 
 
+def _is_number(value: Any) -> bool:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and -LARGEST_NUMBER <= value <= LARGEST_NUMBER
+
+
+def _all(part: Any, fits: Callable[[Any], bool]) -> bool:
+    return isinstance(part, tuple) and len(part) > 0 and all(map(fits, part))
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+PARTS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "name": (_is_name, "a name"),
+    **{part: (lambda part: _all(part, _is_name), "a tuple of names, one or more") for part in ("states", "gates")},
+    "bias": (lambda part: _all(part, _is_number), "a tuple of numbers, one a gate"),
+    **{part: (callable, "a function") for part in ("step", "adjoint", "value", "error", "init", "update")},
+    **{part: (lambda part: type(part) is bool, "a bool") for part in ("recurrent_bias", "integer_targets")},
+    "claim": (lambda part: isinstance(part, Claim), "an Exact, an Unbiased or a Biased"),
+}
+"""What the parts of cells, losses, algorithms and optimisers may be, by their names."""
+
+
+def check_parts(value: Any, argument: str, kind: type[Any], wanted: str) -> None:
+    """Refuse anything but a named tuple of this kind, such as a Cell, with parts as they may be."""
+    require(isinstance(value, kind), argument, describe(value), wanted)
+    for name, part in value._asdict().items():
+        fits, of_part = PARTS.get(name, (lambda part: True, ""))
+        require(fits(part), f"{argument}.{name}", part, of_part)
+    if isinstance(value, Cell):
+        require(len(value.bias) == len(value.gates), f"{argument}.bias", value.bias, PARTS["bias"][1])
+
+
 def check_network(network: Any) -> None:
     """Refuse a network with no layer, with parts of other types, or of sizes that are not positive."""
     require(isinstance(network, Network), "network", describe(network), "a Network")
     cells = network.cells
     listed = isinstance(cells, tuple) and cells and all(isinstance(cell, Cell) for cell in cells)
     require(listed, "network.cells", cells, "a tuple of cells, like (elman(),)")
+    for index, cell in enumerate(cells):
+        check_parts(cell, f"network.cells[{index}]", Cell, "a Cell, like elman()")
     for name in ("inputs", "hidden", "outputs"):
         check_int(getattr(network, name), f"network.{name}")
-    require(isinstance(network.loss, Loss), "network.loss", describe(network.loss), "a Loss")
+    check_parts(network.loss, "network.loss", Loss, "a Loss, like squared_error()")
 
 
 def check_params(network: Network, params: Any) -> None:
     """Refuse parameters whose structure, shapes or dtypes are not those of the network."""
     check_network(network)
-    fields = all(hasattr(params, name) for name in ("layers", "V", "c"))
-    require(fields and isinstance(params, tuple), "params", describe(params), "the Params of this network")
+    require(isinstance(params, Params), "params", describe(params), "the Params of this network")
     H, K, count = network.hidden, network.outputs, len(network.cells)
     check_array(params.V, "params.V", (H, K), "float")
     dtype = params.V.dtype
@@ -163,6 +213,12 @@ def check_inputs(xs: Any, D: int, dtype: Any, within: str = "") -> tuple[int, in
     return xs.shape[:2]  # type: ignore[no-any-return]
 
 
+def check_targets(network: Network, ys: Any, T: int, B: int, dtype: Any) -> None:
+    """Refuse targets of another shape or dtype than the loss takes."""
+    integers = network.loss.integer_targets
+    check_array(ys, "batch.ys", (T, B) if integers else (T, B, network.outputs), "int" if integers else dtype)
+
+
 def check_flags(mask: Any, reset: Any, xs: Any, D: int, within: str = "") -> None:
     """Refuse flags of other shapes than the inputs', a mask without a step, a token out of range at one that counts."""
     for name, flags in (("mask", mask), ("reset", reset)):
@@ -182,12 +238,19 @@ def check_window(network: Network, params: Any, state: Any, batch: Any) -> None:
     xs, ys, mask, reset = batch
     dtype = params.V.dtype
     T, B = check_inputs(xs, network.inputs, dtype, "batch.")
-    integers = network.loss.integer_targets
-    check_array(ys, "batch.ys", (T, B) if integers else (T, B, network.outputs), "int" if integers else dtype)
+    check_targets(network, ys, T, B, dtype)
     check_flags(mask, reset, xs, network.inputs, "batch.")
-    if integers:
+    if network.loss.integer_targets:
         check_indices(ys, "batch.ys", network.outputs, mask)
     check_state(network, state, B, dtype)
+
+
+def _written(value: Any) -> str:
+    """As Python writes it; its type where Python will not, as with an int of many thousand digits."""
+    try:
+        return repr(value)
+    except Exception:
+        return describe(value)
 
 
 def _is_concrete(value: Any) -> bool:

@@ -6,9 +6,10 @@ Elementwise relative error means nothing for a gradient: an element that should 
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from rnn_jax.checks import Description, require
+from rnn_jax.checks import Description, describe, is_array, require
 from rnn_jax.types import Params
 
 
@@ -29,20 +30,27 @@ def compare(grads: Params, reference: Params) -> dict[str, Difference]:
     NaN anywhere gives NaN, which passes no tolerance.
 
     Raises:
-      InputError: two trees of different structure or shapes.
+      InputError: two trees of different structure or shapes, or a leaf that is not an array of floats.
     """
     structure, wanted = str(jax.tree.structure(grads)), str(jax.tree.structure(reference))
     require(structure == wanted, "grads", Description(structure), f"of structure {wanted}")
     differences = {}
     for (path, g), ref in zip(jax.tree.leaves_with_path(grads), jax.tree.leaves(reference), strict=True):
-        name = jax.tree_util.keystr(path).removeprefix(".")
-        require(g.shape == ref.shape, name, Description(f"of shape {g.shape}"), f"of shape {ref.shape}")
-        differences[name] = _difference(np.asarray(g).astype(np.float64), np.asarray(ref).astype(np.float64))
+        name = jax.tree_util.keystr(path)
+        for tree, leaf in (("grads", g), ("reference", ref)):
+            floats = is_array(leaf) and jnp.issubdtype(leaf.dtype, jnp.floating)
+            require(floats, f"{tree}{name}", describe(leaf), "an array of floats")
+        require(g.shape == ref.shape, f"grads{name}", Description(f"of shape {g.shape}"), f"of shape {ref.shape}")
+        differences[name.removeprefix(".")] = _difference(
+            np.asarray(g).astype(np.float64), np.asarray(ref).astype(np.float64)
+        )
     return differences
 
 
 def worst(differences: dict[str, Difference]) -> tuple[str, float]:
     """The leaf with the largest norm-wise error, and that error; NaN counts as the largest."""
+    listed = isinstance(differences, dict) and all(isinstance(each, Difference) for each in differences.values())
+    require(listed and differences, "differences", differences, "what compare returns, of one leaf or more")
     return max(((name, each.norm) for name, each in differences.items()), key=lambda pair: (np.isnan(pair[1]), pair[1]))
 
 
@@ -54,6 +62,6 @@ def _difference(g: np.ndarray, ref: np.ndarray) -> Difference:
     norms = norm_g * norm_ref
     return Difference(
         norm=ratio(float(np.linalg.norm(g - ref)), norm_ref),
-        largest=ratio(float(np.abs(g - ref).max()), float(np.abs(ref).max())),
+        largest=ratio(float(np.abs(g - ref).max(initial=0)), float(np.abs(ref).max(initial=0))),
         cosine=float((g * ref).sum()) / norms if norms != 0.0 else float(norm_g == norm_ref),
     )

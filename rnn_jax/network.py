@@ -101,6 +101,12 @@ def apply(
 
 def readout(params: Params, hs: Array) -> Array:
     """The logits o = h V + c of any leading axes."""
+    checks.require(isinstance(params, Params), "params", checks.describe(params), "the Params of a network")
+    checks.check_array(params.V, "params.V", ("H", "K"), "float")
+    (H, K), dtype = params.V.shape, params.V.dtype
+    checks.check_array(params.c, "params.c", (K,), dtype)
+    checks.require(checks.is_array(hs) and hs.ndim > 0, "hs", checks.describe(hs), f"{dtype}[…,{H}]")
+    checks.check_array(hs, "hs", (*hs.shape[:-1], H), dtype)
     return affine(hs, params.V, params.c)
 
 
@@ -118,7 +124,21 @@ def loss(network: Network, params: Params, state: State, batch: Batch) -> tuple[
 
 
 def sum_of_losses(network: Network, os: Array, batch: Batch) -> Array:
-    """Σ ℓ(o_t) over the steps that count, in float32 at least."""
+    """Σ ℓ(o_t) over the steps that count, in float32 at least.
+
+    Args:
+      os: the logits [T, B, K] of the batch.
+
+    Raises:
+      InputError: logits, targets or a mask that do not fit the network and each other.
+    """
+    checks.check_network(network)
+    checks.check_array(os, "os", ("T", "B", network.outputs), "float")
+    checks.require(isinstance(batch, Batch), "batch", checks.describe(batch), "a Batch")
+    T, B, _ = os.shape
+    checks.check_targets(network, batch.ys, T, B, os.dtype)
+    if batch.mask is not None:
+        checks.check_array(batch.mask, "batch.mask", (T, B), "bool")
     losses = network.loss.value(os, batch.ys)
     return losses.sum() if batch.mask is None else jnp.where(batch.mask, losses, 0).sum()
 
@@ -150,9 +170,9 @@ def sample(network: Network, params: Params, key: Array, prime: Array, length: i
     checks.check_number(temperature, "temperature", 0, math.inf, "a number, 0 or more")
 
     def draw(logits: Array, key: Array) -> Array:
-        if temperature == 0:
+        if temperature < jnp.finfo(logits.dtype).tiny:
             return logits.argmax(-1).astype(jnp.int32)
-        return jax.random.categorical(key, logits / temperature).astype(jnp.int32)
+        return jax.random.categorical(key, (logits - logits.max()) / temperature).astype(jnp.int32)
 
     def step(carry: tuple[State, Array], key: Array) -> tuple[tuple[State, Array], Array]:
         state, logits = carry

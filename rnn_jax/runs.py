@@ -43,14 +43,17 @@ def new_folder(experiment: str, out: Path | None, overwrite: bool) -> Path:
     """The folder of a new run, made: ``runs/EXPERIMENT/TIME`` where ``out`` is None.
 
     Raises:
-      InputError: ``out`` holds something already and ``overwrite`` is not asked for.
+      InputError: ``out`` cannot be written, or holds something already and ``overwrite`` is not asked for.
     """
     out = out or Path("runs") / experiment / datetime.now().strftime("%Y%m%d-%H%M%S")
-    require(not out.exists() or out.is_dir(), "out", str(out), "a folder")
-    if out.exists() and any(out.iterdir()):
-        require(overwrite, "out", str(out), "a new or empty folder, or used with --overwrite (or --resume)")
-        shutil.rmtree(out)
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        require(not out.exists() or out.is_dir(), "out", str(out), "a folder")
+        if out.exists() and any(out.iterdir()):
+            require(overwrite, "out", str(out), "a new or empty folder, or used with --overwrite (or --resume)")
+            shutil.rmtree(out)
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"out is {str(out)!r}: {error.strerror}; it must be a folder that can be written") from None
     return out
 
 

@@ -10,7 +10,18 @@ import numpy as np
 import optax
 
 from rnn_jax import network as net
-from rnn_jax.checks import check_params, require
+from rnn_jax.checks import (
+    check_array,
+    check_arrays,
+    check_inputs,
+    check_int,
+    check_key,
+    check_params,
+    check_parts,
+    check_window,
+    describe,
+    require,
+)
 from rnn_jax.types import Algorithm, Array, Batch, Network, Params
 
 
@@ -60,8 +71,11 @@ def start(
     key: Array | None = None,
 ) -> TrainState:
     """The state of a run before its first step."""
-    state = algorithm.init(params, batch_size, jax.random.key(0) if key is None else key)
-    return TrainState(params, optimiser.init(params), state, jnp.zeros((), jnp.int32), jnp.ones((), bool))
+    _check_method(algorithm, optimiser)
+    key = jax.random.key(0) if key is None else key
+    check_key(key, "key")
+    carried = algorithm.init(params, batch_size, key)
+    return TrainState(params, optimiser.init(params), carried, jnp.zeros((), jnp.int32), jnp.ones((), bool))
 
 
 def make_step(
@@ -75,13 +89,21 @@ def make_step(
     Args:
       clip: a stateless transformation, such as ``optax.clip`` (elementwise) or ``optax.clip_by_global_norm``.
     """
+    _check_method(algorithm, optimiser)
+    if clip is not None:
+        check_parts(clip, "clip", optax.GradientTransformation, "one of optax, like optax.clip(1.0)")
 
     @partial(jax.jit, donate_argnums=0)
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        _check_state(state)
+        require(isinstance(batch, Batch), "batch", describe(batch), "a Batch")
         (loss, grads), carried = algorithm.update(state.params, state.algorithm, batch)
         count = batch.ys[..., 0].size if batch.mask is None and batch.ys.ndim == 3 else batch.ys.size
         valid = jnp.asarray(count) if batch.mask is None else batch.mask.sum()
         mean = jax.tree.map(lambda g: g / valid.astype(g.dtype), grads)
+        fresh = jax.eval_shape(optimiser.init, state.params)
+        fits = _form(state.optimiser) == _form(fresh)
+        require(fits, "state.optimiser", describe(state.optimiser), "of this optimiser, for these parameters")
         clipped = mean if clip is None else clip.update(mean, clip.init(state.params), state.params)[0]
         updates, optimiser_state = optimiser.update(clipped, state.optimiser, state.params)
         norm = optax.tree.norm(mean)
@@ -114,13 +136,20 @@ def run(
     Raises:
       NonFiniteError: carries the step and the last good state.
     """
-    require(type(steps) is int and steps > 0, "steps", steps, "a positive int")
-    require(type(every) is int and every > 0, "every", every, "a positive int")
+    for name, function in (("step", step), ("batch_at", batch_at)):
+        require(callable(function), name, describe(function), "a function")
+    _check_state(state)
+    check_arrays(state, "state")
+    for name, count in (("steps", steps), ("every", every)):
+        check_int(count, name)
     done = int(state.step)
     while done < steps:
         reported = []
         for index in range(done, min(done + every, steps)):
-            state, metrics = step(state, batch_at(index))
+            batch = batch_at(index)
+            require(isinstance(batch, Batch), f"batch_at({index})", describe(batch), "a Batch")
+            check_arrays(batch, "batch")
+            state, metrics = step(state, batch)
             reported.append(metrics)
         done += len(reported)
         if not state.finite:
@@ -129,12 +158,20 @@ def run(
 
 
 def evaluate(network: Network, params: Params, batches: Iterable[Batch]) -> float:
-    """The mean loss over the steps that count, in nats for cross-entropy, with state carried from batch to batch."""
+    """The mean loss over the steps that count, in nats for cross-entropy, with state carried from batch to batch.
+
+    Raises:
+      InputError: parameters or a batch that do not fit the network, or no step that counts.
+    """
     check_params(network, params)
+    require(isinstance(batches, Iterable), "batches", describe(batches), "batches one after another, as in a list")
     state, total, count = None, 0.0, 0
     for batch in batches:
         if state is None:
-            state = net.initial_state(network, params, batch.xs.shape[1])
+            require(isinstance(batch, Batch), "batch", describe(batch), "a Batch")
+            _, B = check_inputs(batch.xs, network.inputs, params.V.dtype, "batch.")
+            state = net.initial_state(network, params, B)
+        check_window(network, params, state, batch)
         loss, state = _loss(network, params, state, batch)
         total += float(loss)
         count += int(np.prod(batch.xs.shape[:2]) if batch.mask is None else np.asarray(batch.mask).sum())
@@ -143,6 +180,22 @@ def evaluate(network: Network, params: Params, batches: Iterable[Batch]) -> floa
 
 
 _loss = jax.jit(net.loss, static_argnums=0)
+
+
+def _check_method(algorithm: Algorithm, optimiser: optax.GradientTransformation) -> None:
+    check_parts(algorithm, "algorithm", Algorithm, "an Algorithm, like bptt(network)")
+    check_parts(optimiser, "optimiser", optax.GradientTransformation, "one of optax, like optax.adam(1e-3)")
+
+
+def _check_state(state: Any) -> None:
+    require(isinstance(state, TrainState), "state", describe(state), "a TrainState, as from train.start")
+    for name, dtype in (("step", "int"), ("finite", "bool")):
+        check_array(getattr(state, name), f"state.{name}", (), dtype)
+
+
+def _form(tree: Any) -> tuple[Any, ...]:
+    """Structure, shapes and dtypes, whatever the numbers."""
+    return jax.tree.structure(tree), *((leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(tree))
 
 
 def _select(condition: Array, new: Array, old: Array) -> Array:

@@ -132,7 +132,7 @@ class Unbiased(NamedTuple):
 
     outcomes: Callable[[Network, int, int], tuple[Callable[[Any], "Algorithm"], Any]] | None = None
     """``(network, T, B) -> (build, draws)``: every outcome of the randomness, equally likely, stacked on axis 0 of
-    ``draws``; ``build(draw)`` is the algorithm with that outcome.  None where there is no finite list: the claim is then
+    ``draws``; ``build(draw)`` is the algorithm with that outcome.  None: there is no finite list, and the claim is
     tested statistically, over keys."""
 
 

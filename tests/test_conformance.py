@@ -28,7 +28,7 @@ def _promotion():
 
 @pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
 def test_every_cell_conforms(cell):
-    assert len(rj.testing.check_cell(cell)) > 40
+    assert len(rj.testing.check_cell(cell)) > 35
 
 
 def test_bptt_conforms():
@@ -77,7 +77,9 @@ WRONG_ALGORITHMS = {
     "mask ignored in the reverse": ("recurrence", "jnp.where(counts, new, old)", "new"),
     "masked step leaks into dU and db": ("recurrence", "jnp.where(counts, delta, 0)", "delta"),
     "padding read as input": ("recurrence", "xs if mask is None else", "xs if True else"),
-    "readout's share overwritten": ("recurrence", "delta_s[0] + delta_h,", "jnp.where(jnp.all(delta_s[0] == 0), delta_h, delta_s[0]),"),
+    "readout's share overwritten": (
+        "recurrence", "delta_s[0] + delta_h,", "jnp.where((delta_s[0] == 0).all(), delta_h, delta_s[0]),",
+    ),
     "b counted twice": ("recurrence", "b=row_sum(delta_us)", "b=2 * row_sum(delta_us)"),
     "every token of the window marked in dU": (
         "recurrence", "dtype=delta_us.dtype) if", "dtype=delta_us.dtype).max(0, keepdims=True).repeat(len(xs), 0) if",

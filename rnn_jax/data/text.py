@@ -8,10 +8,12 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from rnn_jax.checks import Description, InputError, describe, require
+from rnn_jax.checks import Description, InputError, check_array, check_indices, check_int, describe, require
 from rnn_jax.types import Batch
 
 Stream = NDArray[np.int32]
+CHUNK = 1 << 22
+"""Characters encoded at a time, which bounds the memory that a long text needs beside its own."""
 
 HELD_OUT = {
     "validation": ("twelfth-night", "richard-ii", "macbeth"),
@@ -55,10 +57,13 @@ def read_text(path: str | Path) -> Corpus:
     Raises:
       InputError: the file is missing, empty, not UTF-8 text, or too short to split.
     """
+    require(isinstance(path, str | Path), "text", describe(path), "the path of a file")
     path = Path(path)
-    require(path.is_file(), "text", str(path), "an existing file")
     try:
+        require(path.is_file(), "text", str(path), "an existing file")
         text = path.read_bytes().decode("utf-8")
+    except OSError as error:
+        raise InputError(f"text is {str(path)!r}, {error.strerror}; it must be a file that can be read") from None
     except UnicodeDecodeError as error:
         raise InputError(
             f"text is {str(path)!r}, whose byte {error.start} is not UTF-8; it must be UTF-8 text"
@@ -76,23 +81,37 @@ def encode(text: str, alphabet: str, argument: str = "text") -> Stream:
       argument: what an error calls the text.
 
     Raises:
-      InputError: a character that is not in the alphabet.
+      InputError: a character that is not in the alphabet, or an alphabet that has one twice.
     """
-    index = {character: i for i, character in enumerate(alphabet)}
-    foreign = sorted(set(text) - set(index))
-    if foreign:
-        require(False, argument, Description(f"a text with {foreign[0]!r}"), f"made of the characters {alphabet!r}")
-    codes = np.frombuffer(text.encode("utf-32-le"), np.uint32)
-    table = np.zeros(int(codes.max(initial=0)) + 1, np.int32)
-    for character, i in index.items():
-        if ord(character) < len(table):
-            table[ord(character)] = i
-    return table[codes]
+    require(isinstance(argument, str), "argument", describe(argument), "what the text is called")
+    require(isinstance(text, str), argument, describe(text), "a str")
+    characters = _code_points(_checked(alphabet))
+    table = np.full(0x110000, -1, np.int32)
+    table[characters] = np.arange(len(characters))
+    tokens = np.empty(len(text), np.int32)
+    for start in range(0, len(text), CHUNK):
+        tokens[start : start + CHUNK] = table[_code_points(text[start : start + CHUNK])]
+    foreign = int(tokens.argmin()) if text else 0
+    if text and tokens[foreign] < 0:
+        shown = repr(alphabet if len(alphabet) <= 100 else alphabet[:100] + "…")
+        require(False, argument, Description(f"a text with {text[foreign]!r}"), f"made of the characters {shown}")
+    return tokens
 
 
 def decode(tokens: object, alphabet: str) -> str:
-    """Integers to characters."""
-    return "".join(alphabet[int(token)] for token in np.asarray(tokens))
+    """Integers to characters.
+
+    Raises:
+      InputError: tokens that are not an int array [N], one of them outside the alphabet, or an alphabet that has a
+        character twice.
+    """
+    characters = _code_points(_checked(alphabet))
+    count = getattr(tokens, "size", 0)
+    check_array(tokens, "tokens", ("N",) if count else (0,), "int")
+    if count:
+        check_indices(tokens, "tokens", len(alphabet))
+    codes: NDArray[np.uint32] = characters[np.asarray(tokens)]
+    return codes.tobytes().decode("utf-32-le", "surrogatepass")
 
 
 def window(stream: Stream, length: int, batch_size: int, index: int) -> Batch:
@@ -106,9 +125,10 @@ def window(stream: Stream, length: int, batch_size: int, index: int) -> Batch:
       xs and ys int32 [T, B], ys one character ahead.
 
     Raises:
-      InputError: a length or batch size that is not positive, or a stream shorter than one window.
+      InputError: a length or batch size that is not positive, a stream shorter than one window, or an index below 0.
     """
     _check_sizes(stream, length, batch_size)
+    check_int(index, "index", least=0)
     starts = np.arange(batch_size, dtype=np.int64) * len(stream) // batch_size
     at = (starts[None, :] + index * length + np.arange(length + 1)[:, None]) % len(stream)
     tokens = stream[at]
@@ -129,15 +149,26 @@ def windows(stream: Stream, length: int, batch_size: int) -> Iterator[Batch]:
         yield Batch(stream[at], stream[at + 1], cast(Any, mask))
 
 
-def _corpus(train: str, validation: str, test: str) -> Corpus:
-    alphabet = "".join(sorted(set(train) | set(validation) | set(test)))
-    return Corpus(alphabet, *(encode(part, alphabet) for part in (train, validation, test)))
+def _corpus(*parts: str) -> Corpus:
+    alphabet = "".join(sorted(set().union(*parts)))
+    return Corpus(alphabet, *(encode(part, alphabet) for part in parts))
+
+
+def _code_points(text: str) -> NDArray[np.uint32]:
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
+
+
+def _checked(alphabet: str) -> str:
+    require(isinstance(alphabet, str), "alphabet", describe(alphabet), "a str")
+    require(0 < len(alphabet) == len(set(alphabet)), "alphabet", alphabet, "of distinct characters, one or more")
+    return alphabet
 
 
 def _check_sizes(stream: Stream, length: int, batch_size: int) -> None:
-    require(isinstance(stream, np.ndarray) and stream.ndim == 1, "stream", describe(stream), "a NumPy int array [N]")
+    require(isinstance(stream, np.ndarray), "stream", describe(stream), "a NumPy int array [N]")
+    check_array(stream, "stream", ("N",), "int")
     for name, size in (("length", length), ("batch_size", batch_size)):
-        require(type(size) is int and size > 0, name, size, "a positive int")
+        check_int(size, name)
     shortest = max(length, batch_size) + 1
     require(
         len(stream) >= shortest, "stream", Description(f"{len(stream)} long"), f"{shortest} long or more, one window"

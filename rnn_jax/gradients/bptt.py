@@ -1,5 +1,6 @@
 """Back-propagation through time, by hand."""
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -8,7 +9,7 @@ from jax import lax
 
 from rnn_jax import network as net
 from rnn_jax import recurrence
-from rnn_jax.checks import check_int, check_network, check_window
+from rnn_jax.checks import check_int, check_network, check_window, require
 from rnn_jax.precision import wide
 from rnn_jax.recurrence import Kept
 from rnn_jax.types import Algorithm, Array, Batch, Network, Params, State
@@ -24,7 +25,7 @@ class Adjoints(NamedTuple):
     """Sums over the segments seen so far, in float32 at least."""
 
 
-def bptt(network: Network, segment: int | None = None) -> Algorithm:
+def bptt(network: Network, segment: int | None = None, recompute: bool = False) -> Algorithm:
     """Back-propagation through time, written by hand.  Exact: equal to ``autodiff`` up to rounding.
 
     The window is cut into segments.  Forward, segment by segment, the layers run and keep their states; then, from the
@@ -35,19 +36,25 @@ def bptt(network: Network, segment: int | None = None) -> Algorithm:
         dV += Σ h_tᵀ δo_t    dc += Σ δo_t    and dU, dW, db (dd) of each layer from the top down
 
     Over windows with carried state this is truncated BPTT: the state enters the next window as a constant.
-    Time n² and memory T·n a step and example, n = H.
+    Time n² and memory T·n a step and example, n = H.  With ``recompute`` only the states at the segments' borders are
+    kept, and each segment runs forward again before its reverse: a third more time, memory 2√T·n at segments of √T.
 
     Args:
-      segment: steps per segment, any length; by default chosen so that a segment stays in cache.
+      network: what to differentiate.
+      segment: steps per segment, any length; by default about 16, so that a segment stays in cache, and √T where states
+        are recomputed.
+      recompute: trade time for memory.
 
     Raises:
       InputError: when built, a network or a segment that cannot be served; in ``update``, whatever does not fit it.
 
-    Source: Werbos, *Backpropagation through time: what it does and how to do it*, Proceedings of the IEEE 78 (1990).
+    Source: Werbos, *Backpropagation through time: what it does and how to do it*, Proceedings of the IEEE 78 (1990);
+    recomputation is Chen et al., *Training deep nets with sublinear memory cost*, arXiv:1604.06174 (2016).
     """
     check_network(network)
     if segment is not None:
         check_int(segment, "segment")
+    require(isinstance(recompute, bool), "recompute", recompute, "True or False")
 
     def init(params: Params, batch_size: int, key: Array | None = None) -> State:
         return net.initial_state(network, params, batch_size)
@@ -55,17 +62,23 @@ def bptt(network: Network, segment: int | None = None) -> Algorithm:
     def update(params: Params, state: State, batch: Batch) -> tuple[tuple[Array, Params], State]:
         check_window(network, params, state, batch)
 
-        def forward(state: State, window: Batch) -> tuple[State, tuple[State, list[Kept]]]:
+        def forward(state: State, window: Batch) -> tuple[State, list[Kept]]:
             xs, after, kept = window.xs, [], []
             for cell, layer, s0 in zip(network.cells, params.layers, state, strict=True):
                 s_T, kept_layer = recurrence.forward(cell, layer, xs, s0, window.mask, window.reset)
                 xs = kept_layer.ss[0]
                 after.append(s_T)
                 kept.append(kept_layer)
-            return tuple(after), (state, kept)
+            return tuple(after), kept
 
-        def reverse(carry: Adjoints, inputs: tuple[Batch, tuple[State, list[Kept]]]) -> tuple[Adjoints, None]:
+        def advance(state: State, window: Batch) -> tuple[State, tuple[State, list[Kept] | None]]:
+            after, kept = forward(state, window)
+            return after, (state, None if recompute else kept)
+
+        def reverse(carry: Adjoints, inputs: tuple[Batch, tuple[State, list[Kept] | None]]) -> tuple[Adjoints, None]:
             window, (state, kept) = inputs
+            if kept is None:
+                _, kept = forward(state, window)
             hs = kept[-1].ss[0]
             os = net.readout(params, hs)
             delta_os = network.loss.error(os, window.ys)
@@ -94,11 +107,11 @@ def bptt(network: Network, segment: int | None = None) -> Algorithm:
             return Adjoints(tuple(reversed(delta_state)), loss, grads), None
 
         T = batch.xs.shape[0]
-        windows = _segments(batch, min(segment or _default_segment(T), T))
+        windows = _segments(batch, min(segment or _default_segment(T, recompute), T))
         kept = []
         state_T = state
         for group in windows:
-            state_T, kept_group = lax.scan(forward, state_T, group)
+            state_T, kept_group = lax.scan(advance, state_T, group)
             kept.append(kept_group)
         sums = wide(params.V.dtype)
         carry = Adjoints(
@@ -114,9 +127,11 @@ def bptt(network: Network, segment: int | None = None) -> Algorithm:
     return Algorithm(init, update)
 
 
-def _default_segment(T: int) -> int:
-    """About 16 steps, which keeps a segment in cache; a divisor of T where there is one, so that all are equal."""
-    return next((n for n in (16, 15, 17, 14, 18, 13, 19, 12, 20, 11, 21, 10, 22, 9, 23, 8, 24) if T % n == 0), 16)
+def _default_segment(T: int, recompute: bool) -> int:
+    """About 16 steps, or √T; a divisor of T where there is one within half of that, so that all segments are equal."""
+    wanted = math.isqrt(T) if recompute else 16
+    near = sorted(range(wanted - wanted // 2, wanted + wanted // 2 + 1), key=lambda n: abs(n - wanted))
+    return next((n for n in near if n > 0 and T % n == 0), max(1, wanted))
 
 
 def _segments(batch: Batch, segment: int) -> list[Batch]:

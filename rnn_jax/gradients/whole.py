@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import jax
 
-from rnn_jax.checks import describe, is_array, require
+from rnn_jax.checks import check_key, check_parts, describe, is_array, require
 from rnn_jax.types import Algorithm, Array, Batch, Params
 
 
@@ -14,12 +14,14 @@ def value_and_grad(algorithm: Algorithm) -> Callable[..., tuple[Array, Params]]:
     Loss and gradients are sums over the steps that count and the batch.  The key is drawn on by stochastic algorithms
     only; without one they use ``jax.random.key(0)``.  A pure function: wrap it in ``jax.jit``.
     """
-    require(isinstance(algorithm, Algorithm), "algorithm", describe(algorithm), "an Algorithm, like bptt(network)")
+    check_parts(algorithm, "algorithm", Algorithm, "an Algorithm, like bptt(network)")
 
     def of_batch(params: Params, batch: Batch, key: Array | None = None) -> tuple[Array, Params]:
         require(isinstance(batch, Batch), "batch", describe(batch), "a Batch")
         require(is_array(batch.xs) and batch.xs.ndim >= 2, "batch.xs", describe(batch.xs), "int[T,B] or float[T,B,D]")
-        state = algorithm.init(params, batch.xs.shape[1], jax.random.key(0) if key is None else key)
+        key = jax.random.key(0) if key is None else key
+        check_key(key, "key")
+        state = algorithm.init(params, batch.xs.shape[1], key)
         return algorithm.update(params, state, batch)[0]
 
     return of_batch

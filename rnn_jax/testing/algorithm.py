@@ -49,6 +49,7 @@ FEATURES = (
     Case("depth 3", depth=3, mask=True, reset=True),
 )
 """The columns of the conformance matrix."""
+MASKED_AND_RESET = tuple(Case(f"{dtype}, masked, reset", dtype=dtype, mask=True, reset=True) for dtype in TOLERANCE)
 
 
 def check_algorithm(algorithm: Factory, claim: Claim | None = None, cells: Mapping[str, Cell] = CELLS) -> list[Finding]:
@@ -122,8 +123,7 @@ def _exact(algorithm: Factory, claim: Exact, cell: Cell) -> Iterator[Finding]:
     one = [case for case in FEATURES if case.depth == 1]
     deep = [case for case in FEATURES if case.depth > 1 and _serves(algorithm, make_network(cell, case.depth))]
     floats = Case("float inputs", windows=(1,), floats=True, mask=True)
-    narrow = [Case(dtype, dtype=dtype, mask=True, reset=True) for dtype in ("float32", "bfloat16")]
-    for case in (*one, *deep, floats, *narrow):
+    for case in (*one, *deep, floats, *MASKED_AND_RESET[1:]):
         yield measure(algorithm, claim, cell, case)
     yield from _invariances(algorithm, cell)
 

@@ -9,7 +9,7 @@ import numpy as np
 from rnn_jax.checks import describe, require
 from rnn_jax.gradients import bptt
 from rnn_jax.gradients.autodiff import step_adjoint
-from rnn_jax.testing.algorithm import gradient_findings
+from rnn_jax.testing.algorithm import FEATURES, MASKED_AND_RESET, measure
 from rnn_jax.testing.cases import TOLERANCE
 from rnn_jax.testing.findings import Finding, exact_arithmetic, settle
 from rnn_jax.types import Cell, Exact, Units
@@ -48,7 +48,8 @@ def cell_findings(cell: Cell) -> Iterator[Finding]:
     yield from _units(cell)
     yield from _adjoint(cell, "adjoint", scale=1.0)
     yield from _adjoint(cell, "adjoint, saturated", scale=1e4)
-    yield from gradient_findings(lambda network: bptt(network), Exact(), cell)
+    for case in (FEATURES[0], *MASKED_AND_RESET):
+        yield measure(bptt, Exact(), cell, case)
 
 
 def _point(cell: Cell, dtype: str, scale: float = 1.0, seed: int = 0) -> tuple[Units, Units, Units]:
