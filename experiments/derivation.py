@@ -37,7 +37,7 @@
 # | 5 | The error at the hidden state | 11 | How exact is exact? |
 # | 6 | The gradient of every parameter | 12 | It learns: Shakespeare |
 #
-# **To rebuild it** (about a minute on two cores): edit `experiments/derivation.py`, which is this notebook as plain
+# **To rebuild it** (one to two minutes on two cores): edit `experiments/derivation.py`, which is this notebook as plain
 # text, and then
 #
 # ```sh

@@ -13,7 +13,7 @@ def softmax_cross_entropy() -> Loss:
     With ŷ = softmax(o), computed after the maximum is subtracted so that no exponential overflows::
 
         ℓ(o) = −log ŷ[y] = log Σ_k exp(o_k) − o[y]
-        ∂ℓ/∂o = ŷ − onehot(y)
+        ∂ℓ/∂o = ŷ − onehot(y)                        derivation (3)
 
     A target outside 0 … K−1 has no class: its loss and its error are NaN, never that of a neighbour.
     """
@@ -41,7 +41,7 @@ def softmax_cross_entropy() -> Loss:
 
 
 def squared_error() -> Loss:
-    """Half the squared distance, summed over the K outputs: ℓ(o) = ½ Σ_k (o_k − y_k)², ∂ℓ/∂o = o − y."""
+    """Half the squared distance over the K outputs: ℓ(o) = ½ Σ_k (o_k − y_k)², ∂ℓ/∂o = o − y; derivation (4)."""
 
     def value(o: Array, y: Array) -> Array:
         difference = (o - y).astype(wide(o.dtype))

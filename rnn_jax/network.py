@@ -168,6 +168,7 @@ def sample(network: Network, params: Params, key: Array, prime: Array, length: i
     checks.check_indices(prime, "prime", vocabulary)
     checks.check_int(length, "length", least=0)
     checks.check_number(temperature, "temperature", 0, math.inf, "a number, 0 or more")
+    temperature = float(temperature)
 
     def draw(logits: Array, key: Array) -> Array:
         if temperature < jnp.finfo(logits.dtype).tiny:

@@ -1,12 +1,14 @@
 """One recurrent layer through time, and its hand-written reverse.
 
-The forward pass is a ``lax.scan`` of the cell's step; what does not depend on the previous step has left it::
+The forward pass is a ``lax.scan`` of the cell's step; what does not depend on the previous step has left it,
+derivation (D2) and (D8)::
 
     u_t = x_t U + b          one product (or gather) for all steps
     v_t = h_{t−1} W (+ d)    the one product inside the loop
     s_t = f(s_{t−1}, u_t, v_t)
 
-The reverse pass walks the cell's adjoint back and leaves the parameter gradients to products over all steps::
+The reverse pass walks the cell's adjoint back and leaves the parameter gradients to products over all steps,
+derivation (17), (10) to (13) and (21)::
 
     δh_t += (the readout's or the next layer's share)
     δs_{t−1}, δu_t, δv_t = adjoint(δs_t)

@@ -20,6 +20,7 @@ from rnn_jax.checks import (
     check_parts,
     check_window,
     describe,
+    is_array,
     require,
 )
 from rnn_jax.types import Algorithm, Array, Batch, Network, Params
@@ -164,7 +165,8 @@ def evaluate(network: Network, params: Params, batches: Iterable[Batch]) -> floa
       InputError: parameters or a batch that do not fit the network, or no step that counts.
     """
     check_params(network, params)
-    require(isinstance(batches, Iterable), "batches", describe(batches), "batches one after another, as in a list")
+    several = isinstance(batches, Iterable) and not is_array(batches)
+    require(several, "batches", describe(batches), "batches one after another, as in a list")
     state, total, count = None, 0.0, 0
     for batch in batches:
         if state is None:

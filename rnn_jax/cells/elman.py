@@ -19,13 +19,13 @@ ACTIVATIONS: dict[str, tuple[Callable[[Array], Array], Callable[[Array], Array]]
 def elman(activation: str = "tanh", leak: float = 1.0) -> Cell:
     """The Elman cell, G = S = 1.
 
-    Step, with leak α::
+    Step, derivation (D3), with leak α::
 
         z_t = u_t + v_t
         a_t = φ(z_t)
         h_t = (1 − α) h_{t−1} + α a_t
 
-    Adjoint, with φ' written in terms of a_t (tanh: 1 − a², relu: 1 where a > 0, identity: 1)::
+    Adjoint, derivation (18), with φ' written in terms of a_t (tanh: 1 − a², relu: 1 where a > 0, identity: 1)::
 
         δz_t     = α δh_t φ'(z_t)          δu_t = δv_t = δz_t
         δh_{t−1} = (1 − α) δh_t            (and δv_t Wᵀ, added by the recurrence)

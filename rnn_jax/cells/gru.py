@@ -9,12 +9,12 @@ from rnn_jax.types import Cell, Units
 def gru() -> Cell:
     """The GRU cell whose reset gate acts after the recurrent product, G = 3 (r, z, n), S = 1.
 
-    Step, where v_t = h_{t−1} W + d carries a bias of its own::
+    Step, derivation (D10), where v_t = h_{t−1} W + d carries a bias of its own::
 
         r = σ(u_r + v_r)   z = σ(u_z + v_z)   n = tanh(u_n + r v_n)
         h_t = (1 − z) n + z h_{t−1}
 
-    Adjoint::
+    Adjoint, derivation (20)::
 
         δu_n     = δh_t (1 − z)(1 − n²)       δv_n = δu_n r
         δu_r     = δu_n v_n r (1 − r)         δv_r = δu_r

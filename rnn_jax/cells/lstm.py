@@ -12,13 +12,13 @@ from rnn_jax.types import Cell, Units
 def lstm(forget_bias: float = 1.0) -> Cell:
     """The LSTM cell with a forget gate, G = 4 (i, f, g, o), S = 2 (h, c).
 
-    Step, with z = u_t + v_t::
+    Step, derivation (D9), with z = u_t + v_t::
 
         i = σ(z_i)   f = σ(z_f)   g = tanh(z_g)   o = σ(z_o)
         c_t = f c_{t−1} + i g
         h_t = o tanh(c_t)
 
-    Adjoint::
+    Adjoint, derivation (19)::
 
         δc_t    += δh_t o (1 − tanh²c_t)
         δz_i     = δc_t g i (1 − i)           δz_f = δc_t c_{t−1} f (1 − f)

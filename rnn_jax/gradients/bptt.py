@@ -29,15 +29,16 @@ def bptt(network: Network, segment: int | None = None, recompute: bool = False) 
     """Back-propagation through time, written by hand.  Exact: equal to ``autodiff`` up to rounding.
 
     The window is cut into segments.  Forward, segment by segment, the layers run and keep their states; then, from the
-    last segment to the first, while its arrays are in cache::
+    last segment to the first, while its arrays are in cache, derivation (3), (7) to (9) and (17)::
 
         o_t = h_t V + c                   δo_t = ∂ℓ(o_t)/∂o_t
         δh_t = δo_t Vᵀ (+ the recurrent share, walking back)
         dV += Σ h_tᵀ δo_t    dc += Σ δo_t    and dU, dW, db (dd) of each layer from the top down
 
-    Over windows with carried state this is truncated BPTT: the state enters the next window as a constant.
-    Time n² and memory T·n a step and example, n = H.  With ``recompute`` only the states at the segments' borders are
-    kept, and each segment runs forward again before its reverse: a third more time, memory 2√T·n at segments of √T.
+    Over windows with carried state this is truncated BPTT, derivation (16): the state enters the next window as a
+    constant.  Time n² and memory T·n a step and example, n = H.  With ``recompute`` only the states at the segments'
+    borders are kept, and each segment runs forward again before its reverse: a third more time, memory 2√T·n at
+    segments of √T.
 
     Args:
       network: what to differentiate.
