@@ -132,7 +132,12 @@ def run(config: Config) -> dict[str, Any]:
         runs.write_json(folder / "config.json", config)
 
     def bits(part: data.Stream) -> float:
-        return train.evaluate(network, state.params, data.windows(part, 100, min(lanes, len(part) - 1))) / NATS
+        return (
+            train.evaluate(
+                network, state.params, data.windows(part, min(100, len(part) - 1), min(lanes, len(part) - 1))
+            )
+            / NATS
+        )
 
     step = train.make_step(algorithm, optimiser, clip)
     every = max(1, config.steps // REPORTS)

@@ -26,7 +26,16 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from rnn_jax.checks import check_array, check_flags, check_inputs, check_layer, check_units, describe, require
+from rnn_jax.checks import (
+    check_array,
+    check_flags,
+    check_inputs,
+    check_layer,
+    check_parts,
+    check_units,
+    describe,
+    require,
+)
 from rnn_jax.precision import wide
 from rnn_jax.types import Array, Cell, Layer, Units
 
@@ -124,7 +133,6 @@ def reverse(
     return gradients, delta_us, delta_s0
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
 def unroll(
     cell: Cell, layer: Layer, xs: Array, s0: Units, mask: Array | None = None, reset: Array | None = None
 ) -> tuple[Array, Units]:
@@ -147,13 +155,7 @@ def unroll(
     Raises:
       InputError: a layer, inputs, flags or a state that do not fit the cell or each other.
     """
-    return _unroll_forward(cell, layer, xs, s0, mask, reset)[0]
-
-
-def _unroll_forward(
-    cell: Cell, layer: Layer, xs: Array, s0: Units, mask: Array | None, reset: Array | None
-) -> tuple[tuple[Array, Units], Saved]:
-    require(isinstance(cell, Cell), "cell", describe(cell), "a Cell, like elman()")
+    check_parts(cell, "cell", Cell, "a Cell, like elman()")
     require(isinstance(layer, Layer), "layer", describe(layer), "a Layer")
     check_array(layer.W, "layer.W", ("H", f"{len(cell.gates)}·H"), "float")
     check_array(layer.U, "layer.U", ("D", f"{len(cell.gates)}·H"), "float")
@@ -162,6 +164,19 @@ def _unroll_forward(
     _, B = check_inputs(xs, D, dtype)
     check_flags(mask, reset, xs, D)
     check_units(cell, s0, "s0", B, H, dtype)
+    return _unroll(cell, layer, xs, s0, mask, reset)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _unroll(
+    cell: Cell, layer: Layer, xs: Array, s0: Units, mask: Array | None, reset: Array | None
+) -> tuple[Array, Units]:
+    return _unroll_forward(cell, layer, xs, s0, mask, reset)[0]
+
+
+def _unroll_forward(
+    cell: Cell, layer: Layer, xs: Array, s0: Units, mask: Array | None, reset: Array | None
+) -> tuple[tuple[Array, Units], Saved]:
     s_T, kept = forward(cell, layer, xs, s0, mask, reset)
     return (kept.ss[0], s_T), (layer, xs, s0, kept, mask, reset)
 
@@ -176,7 +191,7 @@ def _unroll_reverse(
     return gradients, None if _are_tokens(xs) else delta_us @ layer.U.T, delta_s0, None, None
 
 
-unroll.defvjp(_unroll_forward, _unroll_reverse)
+_unroll.defvjp(_unroll_forward, _unroll_reverse)
 
 
 def affine(a: Array, M: Array, bias: Array | None) -> Array:

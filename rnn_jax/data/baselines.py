@@ -28,7 +28,7 @@ def markov(train: Stream, held_out: Stream, alphabet_size: int, order: int) -> f
         n_y = _look_up(seen, count, grams)
         n, kinds = (_look_up(contexts, values, grams // alphabet_size) for values in (total, distinct))
         p[k:] = np.where(n > 0, (n_y + kinds * p[k:]) / np.maximum(n + kinds, 1), p[k:])
-    return float(-np.log2(p).mean())
+    return float(-np.log2(p).mean()) + 0.0
 
 
 def xz(train: Stream, held_out: Stream, alphabet: str) -> float:
