@@ -197,7 +197,7 @@ _unroll.defvjp(_unroll_forward, _unroll_reverse)
 def affine(a: Array, M: Array, bias: Array | None) -> Array:
     """A M + bias over any leading axes of a."""
     product = a @ M
-    return product if bias is None else product + _as_row(bias, product)
+    return product if bias is None else _add(product, bias)
 
 
 def outer_sum(a: Array, b: Array) -> Array:
@@ -214,7 +214,7 @@ def _project(layer: Layer, xs: Array) -> Array:
     """U = x U + b for all steps: rows of U for tokens, a product for floats."""
     if _are_tokens(xs):
         rows = jnp.asarray(layer.U).at[xs].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
-        return rows + _as_row(layer.b, rows)
+        return _add(rows, layer.b)
     return affine(xs, layer.U, layer.b)
 
 
@@ -227,8 +227,10 @@ def _valid(xs: Array, mask: Array | None) -> Array:
     return xs if mask is None else jnp.where(mask if xs.ndim == 2 else mask[..., None], xs, 0)
 
 
-def _as_row(bias: Array, rows: Array) -> Array:
-    return bias.reshape((1,) * (rows.ndim - 1) + (-1,))
+def _add(rows: Array, bias: Array) -> Array:
+    """Rows plus a bias.  Short floats are added in float32: the same sum, but autodiff of it then sums in float32."""
+    row = bias.reshape((1,) * (rows.ndim - 1) + (-1,))
+    return (rows.astype(wide(rows.dtype)) + row.astype(wide(row.dtype))).astype(rows.dtype)
 
 
 def _gates(cell: Cell, z: Array) -> Units:
