@@ -1,5 +1,6 @@
 """Training: one jitted optax step for any algorithm, and the loop that runs it over a stream of windows."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
@@ -99,8 +100,7 @@ def make_step(
         _check_state(state)
         require(isinstance(batch, Batch), "batch", describe(batch), "a Batch")
         (loss, grads), carried = algorithm.update(state.params, state.algorithm, batch)
-        count = batch.ys[..., 0].size if batch.mask is None and batch.ys.ndim == 3 else batch.ys.size
-        valid = jnp.asarray(count) if batch.mask is None else batch.mask.sum()
+        valid = jnp.asarray(math.prod(batch.xs.shape[:2])) if batch.mask is None else batch.mask.sum()
         mean = jax.tree.map(lambda g: g / valid.astype(g.dtype), grads)
         fresh = jax.eval_shape(optimiser.init, state.params)
         fits = _form(state.optimiser) == _form(fresh)

@@ -1,6 +1,7 @@
 """The hand-written gradient equals ``jax.grad``: every cell, depth, dtype, mask, reset, state, length and split."""
 
 import functools
+import itertools
 
 import chex
 import jax
@@ -25,10 +26,15 @@ def both(network, params, state, batch, **options):
     )
 
 
-@pytest.mark.parametrize("B", [1, 4])
-@pytest.mark.parametrize("T", [1, 2, 13, 200])
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
-@pytest.mark.parametrize("depth", [1, 3])
+EVERY_RUN = {(1, "float64", 1, 1), (1, "float64", 200, 1), (3, "float64", 13, 4), (3, "float32", 13, 4)}
+"""The corners of the grid; the rest of it is slow to compile."""
+GRID = [
+    pytest.param(*case, marks=[] if case in EVERY_RUN else pytest.mark.slow)
+    for case in itertools.product([1, 3], ["float64", "float32"], [1, 2, 13, 200], [1, 4])
+]
+
+
+@pytest.mark.parametrize(("depth", "dtype", "T", "B"), GRID)
 @cells
 def test_bptt_equals_autodiff(cell, depth, dtype, T, B):
     network = make_network(cell, depth)

@@ -42,8 +42,8 @@ def bptt(network: Network, segment: int | None = None, recompute: bool = False) 
 
     Args:
       network: what to differentiate.
-      segment: steps per segment, any length; by default about 16, so that a segment stays in cache, and √T where states
-        are recomputed.
+      segment: steps per segment, any length; by default about 16, or as many as hold 256 rows of the batch, so that a
+        segment stays in cache and its products are large; √T where states are recomputed.
       recompute: trade time for memory.
 
     Raises:
@@ -107,8 +107,8 @@ def bptt(network: Network, segment: int | None = None, recompute: bool = False) 
             loss, grads = jax.tree.map(jnp.add, (carry.loss, carry.grads), (loss, grads))
             return Adjoints(tuple(reversed(delta_state)), loss, grads), None
 
-        T = batch.xs.shape[0]
-        windows = _segments(batch, min(segment or _default_segment(T, recompute), T))
+        T, B = batch.xs.shape[:2]
+        windows = _segments(batch, min(segment or _default_segment(T, B, recompute), T))
         kept = []
         state_T = state
         for group in windows:
@@ -128,9 +128,9 @@ def bptt(network: Network, segment: int | None = None, recompute: bool = False) 
     return Algorithm(init, update)
 
 
-def _default_segment(T: int, recompute: bool) -> int:
-    """About 16 steps, or √T; a divisor of T where there is one within half of that, so that all segments are equal."""
-    wanted = math.isqrt(T) if recompute else 16
+def _default_segment(T: int, B: int, recompute: bool) -> int:
+    """About 16 steps or 256 rows, or √T; a divisor of T where there is one within half of that: then all are equal."""
+    wanted = math.isqrt(T) if recompute else max(16, 256 // B)
     near = sorted(range(wanted - wanted // 2, wanted + wanted // 2 + 1), key=lambda n: abs(n - wanted))
     return next((n for n in near if n > 0 and T % n == 0), max(1, wanted))
 
