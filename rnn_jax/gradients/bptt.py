@@ -43,8 +43,9 @@ def bptt(network: Network, segment: int | None = None, recompute: bool = False) 
     Args:
       network: what to differentiate.
       segment: steps per segment, any length; by default about 16, or as many as hold 256 rows of the batch, so that a
-        segment stays in cache and its products are large; √T where states are recomputed.
-      recompute: trade time for memory.
+        segment stays in cache and its products are large; √T where states are recomputed.  One longer than a window is
+        that window.
+      recompute: trade time for memory; with a single segment it costs time and saves nothing.
 
     Raises:
       InputError: when built, a network or a segment that cannot be served; in ``update``, whatever does not fit it.
