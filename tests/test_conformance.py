@@ -31,8 +31,13 @@ def test_every_cell_conforms(cell):
     assert len(rj.testing.check_cell(cell)) > 35
 
 
+def segmented(bptt):
+    """With segments that the suite's windows hold several of; by default one would hold all of their few rows."""
+    return lambda network: bptt(network, segment=16)
+
+
 def test_bptt_conforms():
-    assert {finding.check for finding in rj.testing.check_algorithm(bptt)} >= {"plain", "windows", "padding", "jit"}
+    assert {finding.check for finding in rj.testing.check_algorithm(segmented(bptt))} >= {"plain", "windows", "padding", "jit"}
 
 
 def mutated(module, line, instead):
@@ -90,12 +95,12 @@ WRONG_ALGORITHMS = {
 def wrong_algorithm(module, line, instead):
     wrong = mutated(module, line, instead)
     if module == "gradients.bptt":
-        return wrong.bptt
+        return segmented(wrong.bptt)
     around = mutated("gradients.bptt", "def bptt(", "def bptt(")
     setattr(around, {"recurrence": "recurrence", "network": "net"}[module], wrong)
     if module == "network":
         wrong.InputError = rj.InputError
-    return around.bptt
+    return segmented(around.bptt)
 
 
 def caught_by(findings):
@@ -218,6 +223,7 @@ def test_claims_are_held_to(name):
         assert re.search(check, caught.value.findings[0].check)
 
 
+@pytest.mark.slow
 def test_the_matrix_in_the_readme_is_this_version_s():
     """The same rows and columns, every figure within its tolerance and a factor of 30 of what is measured here."""
     readme = (Path(__file__).parents[1] / "README.md").read_text()
