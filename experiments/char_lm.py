@@ -132,12 +132,8 @@ def run(config: Config) -> dict[str, Any]:
         runs.write_json(folder / "config.json", config)
 
     def bits(part: data.Stream) -> float:
-        return (
-            train.evaluate(
-                network, state.params, data.windows(part, min(100, len(part) - 1), min(lanes, len(part) - 1))
-            )
-            / NATS
-        )
+        length, rows = min(100, len(part) - 1), min(lanes, len(part) - 1)
+        return train.evaluate(network, state.params, data.windows(part, length, rows)) / NATS
 
     step = train.make_step(algorithm, optimiser, clip)
     every = max(1, config.steps // REPORTS)
