@@ -4,7 +4,7 @@ from rnn_jax import data, diagnostics, network, recurrence, testing, train
 from rnn_jax.cells import elman, gru, lstm
 from rnn_jax.checks import InputError
 from rnn_jax.diagnostics import compare
-from rnn_jax.gradients import autodiff, bptt, value_and_grad
+from rnn_jax.gradients import autodiff, bptt, data_parallel, devices_for, value_and_grad
 from rnn_jax.losses import softmax_cross_entropy, squared_error
 from rnn_jax.network import init, sample
 from rnn_jax.recurrence import unroll
@@ -26,6 +26,8 @@ __all__ = [
     "bptt",
     "compare",
     "data",
+    "data_parallel",
+    "devices_for",
     "diagnostics",
     "elman",
     "gru",

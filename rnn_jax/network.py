@@ -93,8 +93,7 @@ def apply(
     checks.check_state(network, state, B, params.V.dtype)
     after = []
     for cell, layer, s0 in zip(network.cells, params.layers, state, strict=True):
-        s_T, kept = forward(cell, layer, xs, s0, mask, reset)
-        xs = kept.ss[0]
+        s_T, (xs, *_), _ = forward(cell, layer, xs, s0, mask, reset)
         after.append(s_T)
     return readout(params, xs), tuple(after)
 

@@ -19,6 +19,8 @@ A step whose ``mask`` is False holds the state and contributes nothing; a ``rese
 step that counts, and cuts the gradient there.
 """
 
+import math
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -39,17 +41,22 @@ from rnn_jax.checks import (
 from rnn_jax.precision import wide
 from rnn_jax.types import Array, Cell, Layer, Units
 
+TOGETHER = 4
+"""Steps to a pass of the loop on an accelerator, where a small step costs as much as its kernels' launches: what these
+steps keep is then written by one kernel, not four.  On a CPU, which launches nothing, one."""
+
 
 class Kept(NamedTuple):
     """What the forward pass keeps for the reverse pass."""
 
     ss: Units
-    """The states s_1 … s_T, each [T, B, H]; the first one is hs."""
+    """The states s_0 … s_T, each [T + 1, B, H]; the first one is h."""
     residual: Units
     """The cell's residuals, each [T, B, H]."""
 
 
-Saved = tuple[Layer, Array, Units, Kept, Array | None, Array | None]
+Flags = Array | None
+Saved = tuple[Layer, Array, Units, Units, Units, Flags, Flags]
 
 
 def zero_state(cell: Cell, batch_size: int, hidden: int, dtype: jnp.dtype) -> Units:
@@ -58,60 +65,101 @@ def zero_state(cell: Cell, batch_size: int, hidden: int, dtype: jnp.dtype) -> Un
 
 
 def forward(
-    cell: Cell, layer: Layer, xs: Array, s0: Units, mask: Array | None = None, reset: Array | None = None
-) -> tuple[Units, Kept]:
-    """Run a layer over a window: ``(s_T, kept)``, with ``hs = kept.ss[0]``.  Plain JAX, differentiable by autodiff.
+    cell: Cell, layer: Layer, xs: Array, s0: Units, mask: Flags = None, reset: Flags = None
+) -> tuple[Units, Units, Units]:
+    """Run a layer over a window: ``(s_T, ss, residual)``.  Plain JAX, differentiable by autodiff.
 
     Args:
       xs: int tokens [T, B] or floats [T, B, D].  A token outside 0 … D−1 gives NaN.
       s0: S arrays [B, H].
       mask, reset: bool [T, B] or None.
+
+    Returns:
+      The last state, S arrays [B, H]; the states s_1 … s_T, each [T, B, H], of which the first one is hs; and the
+      cell's residuals, each [T, B, H].
     """
+    step, inputs = _step(cell, layer), (_project(layer, _valid(xs, mask)), mask, reset)
+    s_T, (ss, residual) = lax.scan(lambda s, inputs: _carried(*step(s, *inputs)), s0, inputs)
+    return s_T, ss, residual
 
-    def step(s_prev: Units, inputs: tuple[Array, Array | None, Array | None]) -> tuple[Units, tuple[Units, Units]]:
-        u, mask_t, reset_t = inputs
-        s_start = _where_not(reset_t, s_prev)
-        v = affine(s_start[0], layer.W, layer.d)
-        s, residual = cell.step(s_start, _gates(cell, u), _gates(cell, v))
-        if mask_t is not None:
-            s = tuple(jnp.where(mask_t[:, None], new, old) for new, old in zip(s, s_prev, strict=True))
-        return s, (s, residual)
 
-    s_T, (ss, residual) = lax.scan(step, s0, (_project(layer, _valid(xs, mask)), mask, reset))
-    return s_T, Kept(ss, residual)
+def room(cell: Cell, T: int, s0: Units) -> Kept:
+    """Zeros for all that a layer keeps of T steps, with s_0 in its place."""
+    gates = (s0[0],) * len(cell.gates)
+    _, residual = jax.eval_shape(cell.step, s0, gates, gates)
+    ss = tuple(jnp.zeros((T + 1, *s.shape), s.dtype).at[0].set(s) for s in s0)
+    return Kept(ss, tuple(jnp.zeros((T, *r.shape), r.dtype) for r in residual))
+
+
+def fill(
+    cell: Cell, layer: Layer, xs: Array, kept: Kept, start: Array | int, mask: Flags = None, reset: Flags = None
+) -> Kept:
+    """Run a layer over the n steps of xs, from s_start in ``kept``, and write what they leave in place behind it.
+
+    The same numbers as ``forward``'s, but each is written once, where it stays; not for autodiff, which would keep a
+    copy of everything for every step.
+    """
+    n, step = len(xs), _step(cell, layer)
+    inputs = (_project(layer, _valid(xs, mask)), mask, reset)
+
+    def write(carry: tuple[Units, Kept], inputs: tuple[Array, Any]) -> tuple[tuple[Units, Kept], None]:
+        (s, kept), (t, block) = carry, inputs
+        s, (ss, residual) = lax.scan(lambda s, inputs: _carried(*step(s, *inputs)), s, block, unroll=True)
+        return (s, Kept(_put(kept.ss, ss, t + 1), _put(kept.residual, residual, t))), None
+
+    def run(together: int) -> Kept:
+        blocks = jax.tree.map(lambda a: a.reshape(n // together, together, *a.shape[1:]), inputs)
+        times = start + jnp.arange(0, n, together)
+        return lax.scan(write, (state_at(kept, start), kept), (times, blocks))[0][1]
+
+    filled: Kept = _by_platform(run, n)
+    return filled
+
+
+def state_at(kept: Kept, t: Array | int) -> Units:
+    """s_t, S arrays [B, H]."""
+    return tuple(lax.dynamic_index_in_dim(ss, t, keepdims=False) for ss in kept.ss)
+
+
+def hidden(kept: Kept, start: Array | int, n: int) -> Array:
+    """h_start … of n steps, [n, B, H]."""
+    return lax.dynamic_slice_in_dim(kept.ss[0], start, n)
 
 
 def reverse(
     cell: Cell,
     layer: Layer,
     xs: Array,
-    s0: Units,
     kept: Kept,
+    start: Array | int,
     delta_hs: Array,
     delta_s_T: Units,
-    mask: Array | None = None,
-    reset: Array | None = None,
+    mask: Flags = None,
+    reset: Flags = None,
 ) -> tuple[Layer, Array, Units]:
-    """Run a layer's adjoint back over a window: ``(gradients of the layer, delta_us, delta_s0)``.
+    """Run a layer's adjoint back over the n steps of xs: ``(gradients of the layer, delta_us, delta_s0)``.
 
     Args:
-      xs, s0, mask, reset: as given to ``forward``; ``kept`` is what it returned.
-      delta_hs: ∂L/∂h_t through everything but the next step, [T, B, H].
-      delta_s_T: ∂L/∂s_T through everything after the window, S arrays [B, H].
+      xs, mask, reset: as the forward pass had them.
+      kept: what it left, of these steps and maybe others; the first of these leads from s_start to s_start+1.
+      delta_hs: ∂L/∂h_t through everything but the next step, [n, B, H].
+      delta_s_T: ∂L/∂(the state after these steps) through everything after them, S arrays [B, H].
 
     Returns:
-      The layer's gradients, summed over steps and batch, in float32 at least; ``delta_us`` [T, B, G·H], from
-      which δx_t = δu_t Uᵀ; ``delta_s0``, S arrays [B, H].
+      The layer's gradients, summed over steps and batch, in float32 at least; ``delta_us`` [n, B, G·H], from
+      which δx_t = δu_t Uᵀ; ``delta_s0``, ∂L/∂s_start, S arrays [B, H].
     """
-    s_starts = _where_not(reset, tuple(jnp.concatenate([s[None], ss[:-1]]) for s, ss in zip(s0, kept.ss, strict=True)))
+    W_T = lax.optimization_barrier(layer.W.T)  # a copy, made once: a product walks it faster than W itself
 
     def step(delta_s: Units, inputs: tuple[Any, ...]) -> tuple[Units, tuple[Array, Array]]:
-        s_start, s, residual, delta_h, mask_t, reset_t = inputs
+        t, delta_h, mask_t, reset_t = inputs
+        residual = tuple(lax.dynamic_index_in_dim(r, t, keepdims=False) for r in kept.residual)
+        s_start = _where_not(reset_t, state_at(kept, t))
         delta_s = (delta_s[0] + delta_h, *delta_s[1:])
-        delta_s_prev, delta_u_gates, delta_v_gates = cell.adjoint(s_start, s, residual, delta_s)
+        delta_s_prev, delta_u_gates, delta_v_gates = cell.adjoint(s_start, state_at(kept, t + 1), residual, delta_s)
         delta_u = jnp.concatenate(delta_u_gates, axis=-1)
         delta_v = delta_u if delta_v_gates is delta_u_gates else jnp.concatenate(delta_v_gates, axis=-1)
-        delta_s_prev = (delta_s_prev[0] + delta_v @ layer.W.T, *delta_s_prev[1:])
+        delta_s_prev = (delta_s_prev[0] + delta_v @ W_T, *delta_s_prev[1:])
         delta_s_prev = _where_not(reset_t, delta_s_prev)
         if mask_t is not None:
             counts = mask_t[:, None]
@@ -119,14 +167,15 @@ def reverse(
             delta_s_prev = tuple(jnp.where(counts, new, old) for new, old in zip(delta_s_prev, delta_s, strict=True))
         return delta_s_prev, (delta_u, delta_v)
 
-    delta_s0, (delta_us, delta_vs) = lax.scan(
-        step, delta_s_T, (s_starts, kept.ss, kept.residual, delta_hs, mask, reset), reverse=True
+    n = len(xs)
+    inputs = (start + jnp.arange(n), delta_hs, mask, reset)
+    delta_s0, (delta_us, delta_vs) = _by_platform(
+        lambda together: lax.scan(step, delta_s_T, inputs, reverse=True, unroll=together), n
     )
-    xs = _valid(xs, mask)
-    xs_rows = jax.nn.one_hot(xs, layer.U.shape[0], dtype=delta_us.dtype) if _are_tokens(xs) else xs
+    (h_starts,) = _where_not(reset, (hidden(kept, start, n),))
     gradients = Layer(
-        U=outer_sum(xs_rows, delta_us),
-        W=outer_sum(s_starts[0], delta_vs),
+        U=_input_sum(_valid(xs, mask), delta_us, layer.U.shape[0]),
+        W=outer_sum(h_starts, delta_vs),
         b=row_sum(delta_us),
         d=None if layer.d is None else row_sum(delta_vs),
     )
@@ -134,7 +183,7 @@ def reverse(
 
 
 def unroll(
-    cell: Cell, layer: Layer, xs: Array, s0: Units, mask: Array | None = None, reset: Array | None = None
+    cell: Cell, layer: Layer, xs: Array, s0: Units, mask: Flags = None, reset: Flags = None
 ) -> tuple[Array, Units]:
     """Run a layer over a window: ``(hs, s_T)``.  ``jax.grad`` through it uses the hand-written reverse.
 
@@ -168,25 +217,24 @@ def unroll(
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _unroll(
-    cell: Cell, layer: Layer, xs: Array, s0: Units, mask: Array | None, reset: Array | None
-) -> tuple[Array, Units]:
+def _unroll(cell: Cell, layer: Layer, xs: Array, s0: Units, mask: Flags, reset: Flags) -> tuple[Array, Units]:
     return _unroll_forward(cell, layer, xs, s0, mask, reset)[0]
 
 
 def _unroll_forward(
-    cell: Cell, layer: Layer, xs: Array, s0: Units, mask: Array | None, reset: Array | None
+    cell: Cell, layer: Layer, xs: Array, s0: Units, mask: Flags, reset: Flags
 ) -> tuple[tuple[Array, Units], Saved]:
-    s_T, kept = forward(cell, layer, xs, s0, mask, reset)
-    return (kept.ss[0], s_T), (layer, xs, s0, kept, mask, reset)
+    s_T, ss, residual = forward(cell, layer, xs, s0, mask, reset)
+    return (ss[0], s_T), (layer, xs, s0, ss, residual, mask, reset)
 
 
 def _unroll_reverse(
     cell: Cell, saved: Saved, cotangents: tuple[Array, Units]
 ) -> tuple[Layer, Array | None, Units, None, None]:
-    layer, xs, s0, kept, mask, reset = saved
+    layer, xs, s0, ss, residual, mask, reset = saved
     delta_hs, delta_s_T = cotangents
-    gradients, delta_us, delta_s0 = reverse(cell, layer, xs, s0, kept, delta_hs, delta_s_T, mask, reset)
+    kept = Kept(tuple(jnp.concatenate([first[None], rest]) for first, rest in zip(s0, ss, strict=True)), residual)
+    gradients, delta_us, delta_s0 = reverse(cell, layer, xs, kept, 0, delta_hs, delta_s_T, mask, reset)
     gradients = jax.tree.map(lambda gradient, leaf: gradient.astype(leaf.dtype), gradients, layer)
     return gradients, None if _are_tokens(xs) else delta_us @ layer.U.T, delta_s0, None, None
 
@@ -212,10 +260,55 @@ def row_sum(a: Array) -> Array:
 
 def _project(layer: Layer, xs: Array) -> Array:
     """U = x U + b for all steps: rows of U for tokens, a product for floats."""
-    if _are_tokens(xs):
-        rows = jnp.asarray(layer.U).at[xs].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
-        return _add(rows, layer.b)
-    return affine(xs, layer.U, layer.b)
+    return _rows(_add(layer.U, layer.b), xs) if _are_tokens(xs) else affine(xs, layer.U, layer.b)
+
+
+def _rows(table: Array, tokens: Array) -> Array:
+    """A row of the table [D, N] for each token; NaN for one that has none."""
+    return table.at[tokens].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+
+
+def _step(cell: Cell, layer: Layer) -> Callable[[Units, Array, Flags, Flags], tuple[Units, Units]]:
+    """``(s_{t−1}, u_t, mask_t, reset_t) -> (s_t, residual)``."""
+
+    def step(s_prev: Units, u: Array, mask_t: Flags, reset_t: Flags) -> tuple[Units, Units]:
+        s_start = _where_not(reset_t, s_prev)
+        v = affine(s_start[0], layer.W, layer.d)
+        s, residual = cell.step(s_start, _gates(cell, u), _gates(cell, v))
+        if mask_t is not None:
+            s = tuple(jnp.where(mask_t[:, None], new, old) for new, old in zip(s, s_prev, strict=True))
+        return s, residual
+
+    return step
+
+
+def _carried(s: Units, residual: Units) -> tuple[Units, tuple[Units, Units]]:
+    """A step's result as a scan takes it: what goes on, and what stays."""
+    return s, (s, residual)
+
+
+def _put(rooms: Units, blocks: Units, t: Array) -> Units:
+    """Write blocks [n, B, H] into their rooms [T, B, H] from step t on."""
+    return tuple(lax.dynamic_update_slice_in_dim(a, b, t, 0) for a, b in zip(rooms, blocks, strict=True))
+
+
+def _input_sum(xs: Array, delta_us: Array, D: int) -> Array:
+    """The sum of x_tᵀ δu_t.  Of tokens: δu_t goes to its token's row, on accelerators by a product of one-hot rows."""
+    if not _are_tokens(xs):
+        return outer_sum(xs, delta_us)
+    sums = jnp.zeros((D, delta_us.shape[-1]), wide(delta_us.dtype))
+    total: Array = lax.platform_dependent(
+        xs,
+        delta_us,
+        cpu=lambda xs, delta_us: sums.at[xs].add(delta_us.astype(sums.dtype), mode="drop", wrap_negative_indices=False),
+        default=lambda xs, delta_us: outer_sum(jax.nn.one_hot(xs, D, dtype=delta_us.dtype), delta_us),
+    )
+    return total
+
+
+def _by_platform(run: Callable[[int], Any], n: int) -> Any:
+    """``run(together)`` over n steps, with as many to a pass as suit the platform it is compiled for, and divide n."""
+    return lax.platform_dependent(cpu=lambda: run(1), default=lambda: run(math.gcd(n, TOGETHER)))
 
 
 def _are_tokens(xs: Array) -> bool:

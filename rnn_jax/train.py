@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import NamedSharding, PartitionSpec
 
 from rnn_jax import network as net
 from rnn_jax.checks import (
@@ -77,7 +78,11 @@ def start(
     key = jax.random.key(0) if key is None else key
     check_key(key, "key")
     carried = algorithm.init(params, batch_size, key)
-    return TrainState(params, optimiser.init(params), carried, jnp.zeros((), jnp.int32), jnp.ones((), bool))
+    state = TrainState(params, optimiser.init(params), carried, jnp.zeros((), jnp.int32), jnp.ones((), bool))
+    meshes = [leaf.sharding.mesh for leaf in jax.tree.leaves(carried) if isinstance(leaf.sharding, NamedSharding)]
+    if meshes:  # the rest goes where the algorithm has put its state: whole, on each of its devices
+        state = jax.device_put(state, NamedSharding(meshes[0], PartitionSpec()))._replace(algorithm=carried)
+    return state
 
 
 def make_step(
@@ -143,6 +148,9 @@ def run(
     check_arrays(state, "state")
     for name, count in (("steps", steps), ("every", every)):
         check_int(count, name)
+    devices = state.step.devices()
+    # XLA's sum over several CPU devices can deadlock when a step begins before the last one has ended.
+    several = len(devices) > 1 and all(device.platform == "cpu" for device in devices)
     done = int(state.step)
     while done < steps:
         reported = []
@@ -151,6 +159,8 @@ def run(
             require(isinstance(batch, Batch), f"batch_at({index})", describe(batch), "a Batch")
             check_arrays(batch, "batch")
             state, metrics = step(state, batch)
+            if several:
+                jax.block_until_ready(metrics)
             reported.append(metrics)
         done += len(reported)
         if not state.finite:

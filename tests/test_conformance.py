@@ -64,7 +64,7 @@ WRONG_CELLS = {
 }
 WRONG_ALGORITHMS = {
     "gradient × 1.001": ("gradients.bptt", "grad.astype(leaf.dtype)", "1.001 * grad.astype(leaf.dtype)"),
-    "loss scaled": ("gradients.bptt", "return (carry.loss, grads)", "return (carry.loss / 2, grads)"),
+    "loss scaled": ("gradients.bptt", "return (adjoints.loss, grads)", "return (adjoints.loss / 2, grads)"),
     "batch averaged": ("gradients.bptt", "grad.astype(leaf.dtype)", "grad.astype(leaf.dtype) / batch.xs.shape[1]"),
     "carry dropped between segments": (
         "gradients.bptt", "carry.delta_state[level]", "jax.tree.map(jnp.zeros_like, carry.delta_state[level])",
@@ -72,14 +72,15 @@ WRONG_ALGORITHMS = {
     "state dropped between windows": ("gradients.bptt", "grads), state_T", "grads), state"),
     "error not masked": ("gradients.bptt", "jnp.where(window.mask[..., None], delta_os, 0)", "delta_os"),
     "loss not masked": ("network", "jnp.where(batch.mask, losses, 0).sum()", "losses.sum()"),
-    "h_t for h_{t−1} in dW": ("recurrence", "outer_sum(s_starts[0]", "outer_sum(kept.ss[0]"),
+    "h_t for h_{t−1} in dW": ("recurrence", "hidden(kept, start, n),)", "hidden(kept, start + 1, n),)"),
     "Jacobians in forward order": ("recurrence", "reverse=True", "reverse=False"),
-    "diagonal adjoint": ("recurrence", "delta_v @ layer.W.T", "sum(jnp.split(delta_v * jnp.diagonal("
+    "diagonal adjoint": ("recurrence", "delta_v @ W_T", "sum(jnp.split(delta_v * jnp.diagonal("
         "layer.W.reshape(layer.W.shape[0], -1, layer.W.shape[0]), axis1=0, axis2=2).ravel(), len(cell.gates), -1))"),
-    "W for Wᵀ": ("recurrence", "delta_v @ layer.W.T", "sum(d @ w for d, w in zip("
+    "W for Wᵀ": ("recurrence", "delta_v @ W_T", "sum(d @ w for d, w in zip("
         "jnp.split(delta_v, len(cell.gates), -1), jnp.split(layer.W, len(cell.gates), -1)))"),
     "reset ignored in the reverse": ("recurrence", "_where_not(reset_t, delta_s_prev)", "delta_s_prev"),
-    "reset ignored in dW": ("recurrence", "s_starts = _where_not(reset,", "s_starts = _where_not(None,"),
+    "reset ignored in dW": ("recurrence", "_where_not(reset, (hidden", "_where_not(None, (hidden"),
+    "reset ignored in s_{t−1}": ("recurrence", "_where_not(reset_t, state_at(kept, t))", "state_at(kept, t)"),
     "mask ignored in the reverse": ("recurrence", "jnp.where(counts, new, old)", "new"),
     "masked step leaks into dU and db": ("recurrence", "jnp.where(counts, delta, 0)", "delta"),
     "padding read as input": ("recurrence", "xs if mask is None else", "xs if True else"),
@@ -87,9 +88,7 @@ WRONG_ALGORITHMS = {
         "recurrence", "delta_s[0] + delta_h,", "jnp.where((delta_s[0] == 0).all(), delta_h, delta_s[0]),",
     ),
     "b counted twice": ("recurrence", "b=row_sum(delta_us)", "b=2 * row_sum(delta_us)"),
-    "every token of the window marked in dU": (
-        "recurrence", "dtype=delta_us.dtype) if", "dtype=delta_us.dtype).max(0, keepdims=True).repeat(len(xs), 0) if",
-    ),
+    "a token read twice counts once in dU": ("recurrence", "sums.at[xs].add(", "sums.at[xs].set("),
 }  # fmt: skip
 
 

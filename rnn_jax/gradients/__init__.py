@@ -2,6 +2,7 @@
 
 from rnn_jax.gradients.autodiff import autodiff
 from rnn_jax.gradients.bptt import bptt
+from rnn_jax.gradients.data_parallel import data_parallel, devices_for
 from rnn_jax.gradients.whole import value_and_grad
 
-__all__ = ["autodiff", "bptt", "value_and_grad"]
+__all__ = ["autodiff", "bptt", "data_parallel", "devices_for", "value_and_grad"]

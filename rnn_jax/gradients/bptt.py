@@ -1,7 +1,7 @@
 """Back-propagation through time, by hand."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,9 @@ from rnn_jax.checks import check_int, check_network, check_window, require
 from rnn_jax.precision import wide
 from rnn_jax.recurrence import Kept
 from rnn_jax.types import Algorithm, Array, Batch, Network, Params, State
+
+Memory = tuple[Kept, ...]
+"""What each layer keeps, the lowest first."""
 
 
 class Adjoints(NamedTuple):
@@ -64,24 +67,33 @@ def bptt(network: Network, segment: int | None = None, recompute: bool = False) 
     def update(params: Params, state: State, batch: Batch) -> tuple[tuple[Array, Params], State]:
         check_window(network, params, state, batch)
 
-        def forward(state: State, window: Batch) -> tuple[State, list[Kept]]:
-            xs, after, kept = window.xs, [], []
-            for cell, layer, s0 in zip(network.cells, params.layers, state, strict=True):
-                s_T, kept_layer = recurrence.forward(cell, layer, xs, s0, window.mask, window.reset)
-                xs = kept_layer.ss[0]
-                after.append(s_T)
-                kept.append(kept_layer)
-            return tuple(after), kept
+        def forward(kept: Memory, start: Array | int, window: Batch) -> Memory:
+            xs, filled = window.xs, []
+            for cell, layer, room in zip(network.cells, params.layers, kept, strict=True):
+                filled.append(recurrence.fill(cell, layer, xs, room, start, window.mask, window.reset))
+                xs = recurrence.hidden(filled[-1], start + 1, len(xs))
+            return tuple(filled)
 
-        def advance(state: State, window: Batch) -> tuple[State, tuple[State, list[Kept] | None]]:
-            after, kept = forward(state, window)
-            return after, (state, None if recompute else kept)
+        def rooms(state: State, T: int) -> Memory:
+            return tuple(recurrence.room(cell, T, s0) for cell, s0 in zip(network.cells, state, strict=True))
 
-        def reverse(carry: Adjoints, inputs: tuple[Batch, tuple[State, list[Kept] | None]]) -> tuple[Adjoints, None]:
-            window, (state, kept) = inputs
-            if kept is None:
-                _, kept = forward(state, window)
-            hs = kept[-1].ss[0]
+        def state_at(kept: Memory, t: Array | int) -> State:
+            return tuple(recurrence.state_at(layer, t) for layer in kept)
+
+        def again(state: State, window: Batch) -> Memory:
+            return forward(rooms(state, len(window.xs)), 0, window)
+
+        def advance(carry: Any, inputs: tuple[Array, Batch]) -> tuple[Any, State | None]:
+            start, window = inputs
+            if recompute:
+                return state_at(again(carry, window), len(window.xs)), carry
+            return forward(carry, start, window), None
+
+        def reverse(carry: Adjoints, inputs: tuple[tuple[Array, Batch], State | None]) -> tuple[Adjoints, None]:
+            (start, window), border = inputs
+            n = len(window.xs)
+            here, first = (kept, start) if border is None else (again(border, window), 0)
+            hs = recurrence.hidden(here[-1], first + 1, n)
             os = net.readout(params, hs)
             delta_os = network.loss.error(os, window.ys)
             if window.mask is not None:
@@ -92,9 +104,9 @@ def bptt(network: Network, segment: int | None = None, recompute: bool = False) 
                 gradients, delta_us, delta_s0 = recurrence.reverse(
                     network.cells[level],
                     params.layers[level],
-                    kept[level - 1].ss[0] if level else window.xs,
-                    state[level],
-                    kept[level],
+                    recurrence.hidden(here[level - 1], first + 1, n) if level else window.xs,
+                    here[level],
+                    first,
                     delta_hs,
                     carry.delta_state[level],
                     window.mask,
@@ -109,22 +121,24 @@ def bptt(network: Network, segment: int | None = None, recompute: bool = False) 
             return Adjoints(tuple(reversed(delta_state)), loss, grads), None
 
         T, B = batch.xs.shape[:2]
-        windows = _segments(batch, min(segment or _default_segment(T, B, recompute), T))
-        kept = []
-        state_T = state
-        for group in windows:
-            state_T, kept_group = lax.scan(advance, state_T, group)
-            kept.append(kept_group)
+        groups = _segments(batch, min(segment or _default_segment(T, B, recompute), T))
+        carry: Any = state if recompute else rooms(state, T)
+        borders = []
+        for group in groups:
+            carry, states = lax.scan(advance, carry, group)
+            borders.append(states)
+        kept: Memory = () if recompute else carry
+        state_T: State = carry if recompute else state_at(kept, T)
         sums = wide(params.V.dtype)
-        carry = Adjoints(
+        adjoints = Adjoints(
             jax.tree.map(jnp.zeros_like, state_T),
             jnp.zeros((), sums),
             jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, sums), params),
         )
-        for pair in reversed(list(zip(windows, kept, strict=True))):
-            carry, _ = lax.scan(reverse, carry, pair, reverse=True)
-        grads = jax.tree.map(lambda grad, leaf: grad.astype(leaf.dtype), carry.grads, params)
-        return (carry.loss, grads), state_T
+        for pair in reversed(list(zip(groups, borders, strict=True))):
+            adjoints, _ = lax.scan(reverse, adjoints, pair, reverse=True)
+        grads = jax.tree.map(lambda grad, leaf: grad.astype(leaf.dtype), adjoints.grads, params)
+        return (adjoints.loss, grads), state_T
 
     return Algorithm(init, update)
 
@@ -136,9 +150,11 @@ def _default_segment(T: int, B: int, recompute: bool) -> int:
     return next((n for n in near if n > 0 and T % n == 0), max(1, wanted))
 
 
-def _segments(batch: Batch, segment: int) -> list[Batch]:
-    """Cut [T, …] into segments: full ones stacked as [n, segment, …], and a shorter last one as [1, rest, …]."""
-    T = batch.xs.shape[0]
+def _segments(batch: Batch, segment: int) -> list[tuple[Array, Batch]]:
+    """Cut [T, …] into segments, each with its first step: full ones stacked [n, segment, …], and a shorter last one."""
+    T = len(batch.xs)
     full = T - T % segment
-    groups = [jax.tree.map(lambda a: a[:full].reshape(-1, segment, *a.shape[1:]), batch)]
-    return groups if full == T else [*groups, jax.tree.map(lambda a: a[None, full:], batch)]
+    groups = [
+        (jnp.arange(0, full, segment), jax.tree.map(lambda a: a[:full].reshape(-1, segment, *a.shape[1:]), batch))
+    ]
+    return groups if full == T else [*groups, (jnp.array([full]), jax.tree.map(lambda a: a[None, full:], batch))]

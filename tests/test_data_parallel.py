@@ -1,0 +1,107 @@
+"""Several devices: in a process of its own, since the number of CPU devices is settled before JAX first computes."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+from cases import make_network
+
+import rnn_jax as rj
+
+HERE = Path(__file__).parent
+
+
+def with_devices(count, code):
+    """Run lines of Python where there are so many CPU devices, in 64 bits."""
+    lines = ["import jax", f"jax.config.update('jax_num_cpu_devices', {count})", "import conftest", code]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), *sys.path])}
+    command = [sys.executable, "-c", "\n".join(lines)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_equals_one_device():
+    """Every cell, masks and resets, two windows with carried state, four devices: loss, gradients and state."""
+    with_devices(
+        4,
+        """
+import jax.numpy as jnp
+import rnn_jax as rj
+from cases import CELLS, assert_same, make_batch, make_network, make_params
+for cell in CELLS.values():
+    network = make_network(cell, 2)
+    params, batch = make_params(network), make_batch(network, 18, 8, True, True)
+    windows = [jax.tree.map(lambda a: a[:11], batch), jax.tree.map(lambda a: a[11:], batch)]
+    alone, split = rj.bptt(network), rj.data_parallel(rj.bptt(network), rj.devices_for(8))
+    states = [algorithm.init(params, 8) for algorithm in (alone, split)]
+    for window in windows:
+        one, two = (jax.jit(a.update)(params, s, window) for a, s in zip((alone, split), states, strict=True))
+        assert_same(two[0], one[0], 1e-12)
+        assert len(jax.tree.leaves(two[0])[0].devices()) == len(jax.tree.leaves(two[1])[0].devices()) == 4
+        states = one[1], two[1]
+        for a, b in zip(jax.tree.leaves(states[0]), jax.tree.leaves(states[1]), strict=True):
+            assert jnp.allclose(a, jax.device_get(b), atol=1e-13)
+""",
+    )
+
+
+def test_trains_as_on_one_device_without_a_second_compilation():
+    with_devices(
+        2,
+        """
+import optax
+import rnn_jax as rj
+from cases import assert_close, make_batch, make_network, make_params
+from rnn_jax import train
+jax.config.update("jax_numpy_dtype_promotion", "standard")
+network = make_network(rj.gru())
+batch, optimiser, ended = make_batch(network, 7, 4), optax.adam(0.01), []
+for count in (1, 2):
+    algorithm = rj.data_parallel(rj.bptt(network), jax.devices()[:count])
+    step = train.make_step(algorithm, optimiser, optax.clip_by_global_norm(1.0))
+    state = train.start(algorithm, optimiser, make_params(network), 4)
+    *_, (state, _) = train.run(step, state, lambda index: batch, 40)
+    assert step._cache_size() == 1
+    ended.append(jax.device_get(state.params))
+assert_close(*ended, 1e-10)
+""",
+    )
+
+
+def test_devices_for_takes_the_most_that_divide_the_batch():
+    printed = with_devices(4, "import rnn_jax as rj\nprint(*(len(rj.devices_for(B)) for B in (1, 2, 3, 4, 6, 32)))")
+    assert printed.split() == ["1", "2", "3", "4", "3", "4"]
+
+
+def test_a_batch_that_does_not_divide_is_refused():
+    with_devices(
+        2,
+        """
+import pytest
+import rnn_jax as rj
+from cases import make_batch, make_network, make_params
+network = make_network(rj.elman())
+params, algorithm = make_params(network), rj.data_parallel(rj.bptt(network), jax.devices())
+with pytest.raises(rj.InputError, match="batch_size is 3; it must be a multiple of 2, the number of devices"):
+    algorithm.init(params, 3)
+with pytest.raises(rj.InputError, match="batch.xs is int.* with 3 columns; it must be a multiple of 2"):
+    algorithm.update(params, algorithm.init(params, 4), make_batch(network, 5, 3))
+with pytest.raises(rj.InputError, match="state\\\\[0\\\\] is .*; it must be an array with 4 rows"):
+    rj.data_parallel(algorithm._replace(init=lambda *_: (jax.numpy.zeros(3),)), jax.devices()).init(params, 4)
+""",
+    )
+
+
+@pytest.mark.parametrize("devices", [(), [None], "cpu", jax.devices()[:1] * 2], ids=str)
+def test_devices_are_refused(devices):
+    with pytest.raises(rj.InputError, match=r"devices is .*; it must be different devices"):
+        rj.data_parallel(rj.bptt(make_network(rj.elman())), devices)
+
+
+def test_one_device_is_the_algorithm_itself():
+    algorithm = rj.bptt(make_network(rj.elman()))
+    assert rj.data_parallel(algorithm, jax.devices()[:1]) is algorithm
