@@ -13,6 +13,7 @@ Examples:
 import dataclasses
 import json
 import math
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +51,8 @@ class Config:
     """How W is drawn."""
     algorithm: Literal["bptt", "autodiff"] = "bptt"
     """Who computes the gradient: the hand-written reverse, or JAX."""
+    devices: int | None = None
+    """How many share a batch, which they must divide; by default the most that do, a core of the CPU being one."""
     steps: int = 8000
     batch: int = 32
     """B, lanes of text read side by side."""
@@ -91,6 +94,10 @@ def build(config: Config, vocabulary: int) -> tuple[rj.Network, rj.Algorithm, op
         (cells[config.cell](),) * config.layers, vocabulary, config.hidden, vocabulary, rj.softmax_cross_entropy()
     )
     algorithm = {"bptt": rj.bptt, "autodiff": rj.autodiff}[config.algorithm](network)
+    available = jax.local_devices()
+    count = len(rj.devices_for(config.batch)) if config.devices is None else config.devices
+    require(0 < count <= len(available), "devices", count, f"1 … {len(available)}, as many as there are")
+    algorithm = rj.data_parallel(algorithm, available[:count])
     usual = 3e-3 if (config.optimiser, config.cell) == ("adam", "elman") else 1e-2
     rate = usual if config.rate is None else config.rate
     schedule = optax.cosine_decay_schedule(rate, config.steps, alpha=0.1) if config.decay else rate
@@ -101,6 +108,7 @@ def build(config: Config, vocabulary: int) -> tuple[rj.Network, rj.Algorithm, op
 
 def run(config: Config) -> dict[str, Any]:
     """Train, evaluate, sample, and write the run folder; returns the summary."""
+    jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
     if config.resume:
         folder, steps = config.resume, config.steps
         require((folder / "config.json").is_file(), "resume", str(folder), "the folder of an earlier run")
@@ -131,9 +139,12 @@ def run(config: Config) -> dict[str, Any]:
         folder = runs.new_folder("char_lm", config.out, config.overwrite)
         runs.write_json(folder / "config.json", config)
 
+    def at_home(params: rj.Params) -> rj.Params:
+        return jax.device_put(params, jax.local_devices()[0])
+
     def bits(part: data.Stream) -> float:
         length, rows = min(100, len(part) - 1), min(lanes, len(part) - 1)
-        return train.evaluate(network, state.params, data.windows(part, length, rows)) / NATS
+        return train.evaluate(network, at_home(state.params), data.windows(part, length, rows)) / NATS
 
     step = train.make_step(algorithm, optimiser, clip)
     every = max(1, config.steps // REPORTS)
@@ -146,7 +157,8 @@ def run(config: Config) -> dict[str, Any]:
         step, state, lambda i: data.window(corpus.train, config.length, config.batch, i), config.steps, every
     )
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
-    print(f"{count:,} parameters, gradient by {config.algorithm}")
+    shared = len(state.step.devices())
+    print(f"{count:,} parameters, gradient by {config.algorithm} on {shared} device{'s' if shared > 1 else ''}")
     with tqdm(total=config.steps, initial=first, unit="step", disable=None) as bar, metrics_file.open("a") as log:
         try:
             for index, (state, metrics) in enumerate(reports, 1):
@@ -187,11 +199,12 @@ def run(config: Config) -> dict[str, Any]:
         },
         "steps": int(state.step),
         "parameters": count,
+        "devices": shared,
         "training_seconds": trained,
         "milliseconds_per_step": 1e3 * trained / max(1, int(state.step) - first),
         "machine": runs.machine(),
     }
-    tokens = rj.sample(network, state.params, sample_key, prime_tokens, config.sample, config.temperature)
+    tokens = rj.sample(network, at_home(state.params), sample_key, prime_tokens, config.sample, config.temperature)
     summary["sample"] = data.decode(tokens, corpus.alphabet)
     runs.write_json(folder / "summary.json", summary)
     plot(lines, summary, folder / "learning_curve.png")

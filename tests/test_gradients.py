@@ -175,7 +175,7 @@ def test_unroll_of_tokens_has_no_cotangent_for_them():
         jax.grad(lambda layer, f=f: jnp.sum(f(layer) ** 2))(layer)
         for f in (
             lambda layer: rj.unroll(network.cells[0], layer, tokens, s0)[0],
-            lambda layer: forward(network.cells[0], layer, tokens, s0)[1].ss[0],
+            lambda layer: forward(network.cells[0], layer, tokens, s0)[1][0],
         )
     ]
     assert_close(*grads, 1e-12)
