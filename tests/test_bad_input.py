@@ -151,6 +151,7 @@ OPTIONS = [
     ("dtype", [int, bool, complex, "float65"], lambda good, value: rj.init(good["tokens"].network, KEY, dtype=value)),
     ("network.hidden", [0, -1, 2.5], lambda good, value: rj.init(good["tokens"].network._replace(hidden=value), KEY)),
     ("segment", [0, -1, 2.5, "3", True], lambda good, value: rj.bptt(good["tokens"].network, value)),
+    ("recompute", [1, None, "yes"], lambda good, value: rj.bptt(good["tokens"].network, recompute=value)),
     (
         "batch_size",
         [0, -1, 2.5, None, True],

@@ -97,6 +97,8 @@ def test_char_lm_takes_every_option(tmp_path, flags):
         (("--temperature", "-1"), "temperature is -1.0"),
         (("--text", "none.txt"), "text is 'none.txt'; it must be an existing file"),
         (("--text", "short.txt"), "it must be 101 long or more"),
+        (("--devices", "0"), "devices is 0"),
+        (("--devices", "999"), "devices is 999; it must be 1 …"),
         (("--out", "used"), "or used with --overwrite"),
         (("--resume", "nowhere"), "resume is 'nowhere'"),
     ],
@@ -142,7 +144,43 @@ def test_compare_gradients_fails_on_a_wrong_gradient(tmp_path, monkeypatch, caps
     assert "FAILED elman-tanh, 1 layers, float64, T = 5" in capsys.readouterr().out
 
 
+def test_benchmark_measures_every_part(tmp_path):
+    """For real, quick; then it goes on where it stopped, with nothing left to do."""
+    folder = tmp_path / "run"
+    result = script("benchmark.py", "--quick", "--cells", "lstm", "--out", folder, cwd=tmp_path)
+    assert result.returncode == 0, result.stdout + result.stderr
+    rows = json.loads((folder / "summary.json").read_text())["rows"]
+    assert {row["part"] for row in rows} == {"grid", "scaling", "crossover", "long", "programs"}
+    timed = [row for row in rows if row["part"] != "programs" and "error" not in row]
+    assert all(row["milliseconds"] > 0 for row in timed)
+    grid = {row["program"]: row for row in rows if row["part"] == "grid"}
+    assert {"bptt, one device", "bptt, recomputed", "jax.grad, usual scan", "products alone"} <= set(grid)
+    assert grid["bptt, one device"]["temporaries"] < grid["jax.grad, usual scan"]["temporaries"]
+    assert [row["error"] < 1e-12 for row in rows if "error" in row] == [True]
+    for name in ("peers.png", "length.png", "crossover.png"):
+        assert (folder / name).read_bytes().startswith(PNG)
+    again = script("benchmark.py", "--quick", "--cells", "lstm", "--resume", folder, cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert len(json.loads((folder / "summary.json").read_text())["rows"]) == len(rows)
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (("--cells", "rnn"), "elman"),
+        (("--hidden", "0"), "positive"),
+        (("--rounds", "0"), "rounds is 0"),
+        (("--resume", "nowhere"), "resume is 'nowhere'"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, tuple) else "",
+)
+def test_benchmark_refuses_mistakes_in_one_line(tmp_path, flags, says):
+    result = script("benchmark.py", *flags, cwd=tmp_path)
+    assert result.returncode == 2 and says in result.stderr and "Traceback" not in result.stderr
+    assert not (tmp_path / "runs").exists()
+
+
 def test_help_teaches(tmp_path):
-    for name in ("char_lm.py", "compare_gradients.py"):
+    for name in ("char_lm.py", "compare_gradients.py", "benchmark.py", "accelerators.py"):
         result = script(name, "--help", cwd=tmp_path)
         assert result.returncode == 0 and "Examples:" in result.stdout

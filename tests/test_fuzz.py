@@ -133,6 +133,8 @@ CALLS = {
     "unroll": lambda g: (rj.unroll, {"cell": rj.gru(), "layer": g.params.layers[0], "s0": g.state[0], **g.xs}),
     "bptt": lambda g: (rj.bptt, {"network": TOKENS, "segment": 2, "recompute": False}),
     "autodiff": lambda g: (rj.autodiff, {"network": TOKENS}),
+    "data_parallel": lambda g: (rj.data_parallel, {"algorithm": rj.bptt(TOKENS), "devices": jax.devices()}),
+    "devices_for": lambda g: (rj.devices_for, {"batch_size": B}),
     "bptt.init": lambda g: (rj.bptt(TOKENS).init, {"params": g.params, "batch_size": B}),
     "bptt.update": lambda g: (update(rj.bptt), g.window),
     "autodiff.update": lambda g: (update(rj.autodiff), g.window),

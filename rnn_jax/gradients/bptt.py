@@ -67,6 +67,9 @@ def bptt(network: Network, segment: int | None = None, recompute: bool = False) 
     def update(params: Params, state: State, batch: Batch) -> tuple[tuple[Array, Params], State]:
         check_window(network, params, state, batch)
 
+        def rooms(state: State, T: int) -> Memory:
+            return tuple(recurrence.room(cell, T, s0) for cell, s0 in zip(network.cells, state, strict=True))
+
         def forward(kept: Memory, start: Array | int, window: Batch) -> Memory:
             xs, filled = window.xs, []
             for cell, layer, room in zip(network.cells, params.layers, kept, strict=True):
@@ -74,25 +77,17 @@ def bptt(network: Network, segment: int | None = None, recompute: bool = False) 
                 xs = recurrence.hidden(filled[-1], start + 1, len(xs))
             return tuple(filled)
 
-        def rooms(state: State, T: int) -> Memory:
-            return tuple(recurrence.room(cell, T, s0) for cell, s0 in zip(network.cells, state, strict=True))
-
-        def state_at(kept: Memory, t: Array | int) -> State:
-            return tuple(recurrence.state_at(layer, t) for layer in kept)
-
-        def again(state: State, window: Batch) -> Memory:
-            return forward(rooms(state, len(window.xs)), 0, window)
-
         def advance(carry: Any, inputs: tuple[Array, Batch]) -> tuple[Any, State | None]:
             start, window = inputs
             if recompute:
-                return state_at(again(carry, window), len(window.xs)), carry
+                _, after = net.apply(network, params, carry, window.xs, window.mask, window.reset)
+                return after, carry
             return forward(carry, start, window), None
 
         def reverse(carry: Adjoints, inputs: tuple[tuple[Array, Batch], State | None]) -> tuple[Adjoints, None]:
             (start, window), border = inputs
             n = len(window.xs)
-            here, first = (kept, start) if border is None else (again(border, window), 0)
+            here, first = (kept, start) if border is None else (forward(rooms(border, n), 0, window), 0)
             hs = recurrence.hidden(here[-1], first + 1, n)
             os = net.readout(params, hs)
             delta_os = network.loss.error(os, window.ys)
@@ -128,7 +123,7 @@ def bptt(network: Network, segment: int | None = None, recompute: bool = False) 
             carry, states = lax.scan(advance, carry, group)
             borders.append(states)
         kept: Memory = () if recompute else carry
-        state_T: State = carry if recompute else state_at(kept, T)
+        state_T: State = carry if recompute else tuple(recurrence.state_at(layer, T) for layer in kept)
         sums = wide(params.V.dtype)
         adjoints = Adjoints(
             jax.tree.map(jnp.zeros_like, state_T),
