@@ -116,6 +116,12 @@ def fill(
     return filled
 
 
+def transposed(layer: Layer) -> Array:
+    """Wᵀ as an array of its own, made once outside all loops: their products walk it faster than W itself."""
+    W_T: Array = lax.optimization_barrier(layer.W.T)  # else XLA takes it back into the product
+    return W_T
+
+
 def state_at(kept: Kept, t: Array | int) -> Units:
     """s_t, S arrays [B, H]."""
     return tuple(lax.dynamic_index_in_dim(ss, t, keepdims=False) for ss in kept.ss)
@@ -129,6 +135,7 @@ def hidden(kept: Kept, start: Array | int, n: int) -> Array:
 def reverse(
     cell: Cell,
     layer: Layer,
+    W_T: Array,
     xs: Array,
     kept: Kept,
     start: Array | int,
@@ -140,6 +147,7 @@ def reverse(
     """Run a layer's adjoint back over the n steps of xs: ``(gradients of the layer, delta_us, delta_s0)``.
 
     Args:
+      W_T: Wᵀ, as from ``transposed(layer)``.
       xs, mask, reset: as the forward pass had them.
       kept: what it left, of these steps and maybe others; the first of these leads from s_start to s_start+1.
       delta_hs: ∂L/∂h_t through everything but the next step, [n, B, H].
@@ -149,7 +157,6 @@ def reverse(
       The layer's gradients, summed over steps and batch, in float32 at least; ``delta_us`` [n, B, G·H], from
       which δx_t = δu_t Uᵀ; ``delta_s0``, ∂L/∂s_start, S arrays [B, H].
     """
-    W_T = lax.optimization_barrier(layer.W.T)  # a copy, made once: a product walks it faster than W itself
 
     def step(delta_s: Units, inputs: tuple[Any, ...]) -> tuple[Units, tuple[Array, Array]]:
         t, delta_h, mask_t, reset_t = inputs
@@ -234,7 +241,9 @@ def _unroll_reverse(
     layer, xs, s0, ss, residual, mask, reset = saved
     delta_hs, delta_s_T = cotangents
     kept = Kept(tuple(jnp.concatenate([first[None], rest]) for first, rest in zip(s0, ss, strict=True)), residual)
-    gradients, delta_us, delta_s0 = reverse(cell, layer, xs, kept, 0, delta_hs, delta_s_T, mask, reset)
+    gradients, delta_us, delta_s0 = reverse(
+        cell, layer, transposed(layer), xs, kept, 0, delta_hs, delta_s_T, mask, reset
+    )
     gradients = jax.tree.map(lambda gradient, leaf: gradient.astype(leaf.dtype), gradients, layer)
     return gradients, None if _are_tokens(xs) else delta_us @ layer.U.T, delta_s0, None, None
 

@@ -99,6 +99,7 @@ def bptt(network: Network, segment: int | None = None, recompute: bool = False) 
                 gradients, delta_us, delta_s0 = recurrence.reverse(
                     network.cells[level],
                     params.layers[level],
+                    transposed[level],
                     recurrence.hidden(here[level - 1], first + 1, n) if level else window.xs,
                     here[level],
                     first,
@@ -116,6 +117,7 @@ def bptt(network: Network, segment: int | None = None, recompute: bool = False) 
             return Adjoints(tuple(reversed(delta_state)), loss, grads), None
 
         T, B = batch.xs.shape[:2]
+        transposed = [recurrence.transposed(layer) for layer in params.layers]
         groups = _segments(batch, min(segment or _default_segment(T, B, recompute), T))
         carry: Any = state if recompute else rooms(state, T)
         borders = []
@@ -139,7 +141,7 @@ def bptt(network: Network, segment: int | None = None, recompute: bool = False) 
 
 
 def _default_segment(T: int, B: int, recompute: bool) -> int:
-    """About 512 rows and 8 steps at least, or √T; a divisor of T where one is within half of that: then all are equal."""
+    """About 512 rows, and 8 steps at least, or √T; a divisor of T where one is near: then all segments are equal."""
     wanted = math.isqrt(T) if recompute else max(8, 512 // B)
     near = sorted(range(wanted - wanted // 2, wanted + wanted // 2 + 1), key=lambda n: abs(n - wanted))
     return next((n for n in near if n > 0 and T % n == 0), max(1, wanted))
