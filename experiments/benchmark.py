@@ -384,7 +384,7 @@ def plot(rows: list[Row], folder: Path) -> None:
             axes.annotate("floor", (here[0]["floor"], 0.99), xycoords=("data", "axes fraction"), fontsize=8, va="top")
             axes.spines[["top", "right"]].set_visible(False)
             axes.tick_params(axis="y", labelsize=8)
-        figure.suptitle(f"H = {H}, B = {B}, T = {T}; floor: the products alone", fontsize=10)
+        figure.suptitle(f"H = {H}, B = {B}, T = {T}; floor: all products at the rate of one large one", fontsize=10)
         figure.savefig(folder / "peers.png", dpi=120)
         plt.close(figure)
     long = [row for row in rows if row["part"] == "long" and "milliseconds" in row]
@@ -394,10 +394,10 @@ def plot(rows: list[Row], folder: Path) -> None:
             here = [row for row in long if row["program"] == name]
             lengths = [row["length"] for row in here]
             style = {"marker": "o", "ms": 4, "color": colours[name], "label": name}
-            above.loglog(lengths, [1e3 * row["milliseconds"] / row["length"] for row in here], **style)
+            above.semilogx(lengths, [1e3 * row["milliseconds"] / row["length"] for row in here], **style)
             below.loglog(lengths, [row["temporaries"] / 2**20 for row in here], **style)
         below.axhline(64, color="#777777", lw=1, ls=":")
-        above.set(xlabel="T, time steps", ylabel="µs per step", ylim=(1, None), title="time")
+        above.set(xlabel="T, time steps", ylabel="µs per step", ylim=(0, None), title="time")
         below.set(xlabel="T, time steps", ylabel="MiB beside arguments and results", title="temporaries")
         _finish(figure, [above, below], f"Elman, H = {long[0]['hidden']}, B = 1", folder / "length.png")
     crossing = _by_case(rows, "crossover")
@@ -408,7 +408,7 @@ def plot(rows: list[Row], folder: Path) -> None:
             cases = [here for key, here in crossing.items() if key[0] == cell]
             for name in (ONE, RECOMPUTED, USUAL, OUTSIDE):
                 points = [row for here in cases for row in here if row["program"] == name]
-                axes.loglog(
+                axes.semilogx(
                     [row["temporaries"] / 2**20 for row in points],
                     [1e3 * row["milliseconds"] / row["length"] for row in points],
                     marker="o", ms=4, color=colours[name], label=name,
@@ -418,7 +418,7 @@ def plot(rows: list[Row], folder: Path) -> None:
                     (points[-1]["temporaries"] / 2**20, 1e3 * points[-1]["milliseconds"] / points[-1]["length"]),
                     fontsize=7, xytext=(3, 3), textcoords="offset points",
                 )  # fmt: skip
-            axes.set(title=cell, xlabel="MiB of temporaries", ylabel="µs per step")
+            axes.set(title=cell, xlabel="MiB of temporaries", ylabel="µs per step", ylim=(0, None))
         H, B = cases[0][0]["hidden"], cases[0][0]["batch"]
         title = f"storing or computing again, H = {H}, B = {B}, T rising along a line"
         _finish(figure, panels if len(cells) > 1 else [panels], title, folder / "crossover.png")

@@ -180,6 +180,19 @@ def test_benchmark_refuses_mistakes_in_one_line(tmp_path, flags, says):
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+def test_accelerators_compiles_or_says_what_to_install(tmp_path, platform):
+    file = tmp_path / "programs.json"
+    small = ("--cell", "elman", "--hidden", "16", "--batch", "8", "--length", "32", "--platform", platform)
+    result = script("accelerators.py", *small, "--out", file, cwd=tmp_path)
+    if result.returncode == 0:
+        by_hand, usual, _ = json.loads(file.read_text())["programs"]
+        figure = "kernels_reverse" if platform == "cuda" else "cycles_per_step"
+        assert 0 < by_hand[figure] < usual[figure]
+    else:
+        assert result.returncode == 2 and "pip install --no-deps" in result.stderr
+
+
 def test_help_teaches(tmp_path):
     for name in ("char_lm.py", "compare_gradients.py", "benchmark.py", "accelerators.py"):
         result = script(name, "--help", cwd=tmp_path)
