@@ -45,9 +45,9 @@ def bptt(network: Network, segment: int | None = None, recompute: bool = False) 
 
     Args:
       network: what to differentiate.
-      segment: steps per segment, any length; by default as many as hold 512 rows of the batch, and 8 at least, so that
-        a segment stays in cache and its products are large; √T where states are recomputed.  One longer than a window
-        is that window.
+      segment: steps per segment, any length; by default as many as hold 512 rows of the batch, 8 to 128, so that a
+        segment stays in cache and its products are large; √T where states are recomputed.  One longer than a window is
+        that window.
       recompute: trade time for memory; with a single segment it costs time and saves nothing.
 
     Raises:
@@ -141,8 +141,8 @@ def bptt(network: Network, segment: int | None = None, recompute: bool = False) 
 
 
 def _default_segment(T: int, B: int, recompute: bool) -> int:
-    """About 512 rows, and 8 steps at least, or √T; a divisor of T where one is near: then all segments are equal."""
-    wanted = math.isqrt(T) if recompute else max(8, 512 // B)
+    """About 512 rows in 8 … 128 steps, or √T; a divisor of T where one is near: then all segments are equal."""
+    wanted = math.isqrt(T) if recompute else min(max(8, 512 // B), 128)
     near = sorted(range(wanted - wanted // 2, wanted + wanted // 2 + 1), key=lambda n: abs(n - wanted))
     return next((n for n in near if n > 0 and T % n == 0), max(1, wanted))
 
