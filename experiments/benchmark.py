@@ -396,7 +396,6 @@ def plot(rows: list[Row], folder: Path) -> None:
             style = {"marker": "o", "ms": 4, "color": colours[name], "label": name}
             above.semilogx(lengths, [1e3 * row["milliseconds"] / row["length"] for row in here], **style)
             below.loglog(lengths, [row["temporaries"] / 2**20 for row in here], **style)
-        below.axhline(64, color="#777777", lw=1, ls=":")
         above.set(xlabel="T, time steps", ylabel="µs per step", ylim=(0, None), title="time")
         below.set(xlabel="T, time steps", ylabel="MiB beside arguments and results", title="temporaries")
         _finish(figure, [above, below], f"Elman, H = {long[0]['hidden']}, B = 1", folder / "length.png")
