@@ -96,7 +96,7 @@ def run(config: Config) -> int:
         require(getattr(config, name) > 0, name, getattr(config, name), "a positive int")
     for name in ("depths", "lengths"):
         require(getattr(config, name) and min(getattr(config, name)) > 0, name, getattr(config, name), "positive ints")
-    depths, lengths = ((1,), (1, 10, 100)) if config.quick else (config.depths, config.lengths)
+    depths, lengths = ((1,), (1, 100)) if config.quick else (config.depths, config.lengths)
     jax.config.update("jax_enable_x64", True)
     jax.config.update("jax_default_matmul_precision", config.precision)
     folder = runs.new_folder("compare_gradients", config.out, config.overwrite)

@@ -147,7 +147,7 @@ def test_compare_gradients_fails_on_a_wrong_gradient(tmp_path, monkeypatch, caps
 def test_benchmark_measures_every_part(tmp_path):
     """For real, quick; then it goes on where it stopped, with nothing left to do."""
     folder = tmp_path / "run"
-    result = script("benchmark.py", "--quick", "--cells", "lstm", "--out", folder, cwd=tmp_path)
+    result = script("benchmark.py", "--quick", "--cells", "elman", "--out", folder, cwd=tmp_path)
     assert result.returncode == 0, result.stdout + result.stderr
     rows = json.loads((folder / "summary.json").read_text())["rows"]
     assert {row["part"] for row in rows} == {"grid", "scaling", "crossover", "long", "programs"}
@@ -159,7 +159,7 @@ def test_benchmark_measures_every_part(tmp_path):
     assert [row["error"] < 1e-12 for row in rows if "error" in row] == [True]
     for name in ("peers.png", "length.png", "crossover.png"):
         assert (folder / name).read_bytes().startswith(PNG)
-    again = script("benchmark.py", "--quick", "--cells", "lstm", "--resume", folder, cwd=tmp_path)
+    again = script("benchmark.py", "--quick", "--cells", "elman", "--resume", folder, cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     assert len(json.loads((folder / "summary.json").read_text())["rows"]) == len(rows)
 

@@ -283,7 +283,9 @@ def test_bad_text_is_refused(content, says, tmp_path):
     assert str(caught.value).startswith("text is") and "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("content", ["empty", "binary", "one character", "100 MB"])
+@pytest.mark.parametrize(
+    "content", ["empty", "binary", "one character", pytest.param("100 MB", marks=pytest.mark.slow)]
+)
 def test_text_of_the_command_line(content, tmp_path):
     """Refused in one line, or read and trained on."""
     text = {"empty": "", "binary": "\0", "one character": "x" * 4000, "100 MB": TEXT * (10**8 // len(TEXT.encode()))}
