@@ -78,8 +78,8 @@ def forward(
       The last state, S arrays [B, H]; the states s_1 … s_T, each [T, B, H], of which the first one is hs; and the
       cell's residuals, each [T, B, H].
     """
-    step, inputs = _step(cell, layer), (_project(layer, _valid(xs, mask)), mask, reset)
-    s_T, (ss, residual) = lax.scan(lambda s, inputs: _carried(*step(s, *inputs)), s0, inputs)
+    inputs = (_project(layer, _valid(xs, mask)), mask, reset)
+    s_T, (ss, residual) = lax.scan(_step(cell, layer), s0, inputs)
     return s_T, ss, residual
 
 
@@ -104,7 +104,7 @@ def fill(
 
     def write(carry: tuple[Units, Kept], inputs: tuple[Array, Any]) -> tuple[tuple[Units, Kept], None]:
         (s, kept), (t, block) = carry, inputs
-        s, (ss, residual) = lax.scan(lambda s, inputs: _carried(*step(s, *inputs)), s, block, unroll=True)
+        s, (ss, residual) = lax.scan(step, s, block, unroll=True)
         return (s, Kept(_put(kept.ss, ss, t + 1), _put(kept.residual, residual, t))), None
 
     def run(together: int) -> Kept:
@@ -269,31 +269,25 @@ def row_sum(a: Array) -> Array:
 
 def _project(layer: Layer, xs: Array) -> Array:
     """U = x U + b for all steps: rows of U for tokens, a product for floats."""
-    return _rows(_add(layer.U, layer.b), xs) if _are_tokens(xs) else affine(xs, layer.U, layer.b)
+    if _are_tokens(xs):
+        rows = jnp.asarray(layer.U).at[xs].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+        return _add(rows, layer.b)
+    return affine(xs, layer.U, layer.b)
 
 
-def _rows(table: Array, tokens: Array) -> Array:
-    """A row of the table [D, N] for each token; NaN for one that has none."""
-    return table.at[tokens].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+def _step(cell: Cell, layer: Layer) -> Callable[[Units, tuple[Array, Flags, Flags]], tuple[Units, tuple[Units, Units]]]:
+    """The scanned step, ``(s_{t−1}, (u_t, mask_t, reset_t)) -> (s_t, (s_t, residual))``."""
 
-
-def _step(cell: Cell, layer: Layer) -> Callable[[Units, Array, Flags, Flags], tuple[Units, Units]]:
-    """``(s_{t−1}, u_t, mask_t, reset_t) -> (s_t, residual)``."""
-
-    def step(s_prev: Units, u: Array, mask_t: Flags, reset_t: Flags) -> tuple[Units, Units]:
+    def step(s_prev: Units, inputs: tuple[Array, Flags, Flags]) -> tuple[Units, tuple[Units, Units]]:
+        u, mask_t, reset_t = inputs
         s_start = _where_not(reset_t, s_prev)
         v = affine(s_start[0], layer.W, layer.d)
         s, residual = cell.step(s_start, _gates(cell, u), _gates(cell, v))
         if mask_t is not None:
             s = tuple(jnp.where(mask_t[:, None], new, old) for new, old in zip(s, s_prev, strict=True))
-        return s, residual
+        return s, (s, residual)
 
     return step
-
-
-def _carried(s: Units, residual: Units) -> tuple[Units, tuple[Units, Units]]:
-    """A step's result as a scan takes it: what goes on, and what stays."""
-    return s, (s, residual)
 
 
 def _put(rooms: Units, blocks: Units, t: Array) -> Units:

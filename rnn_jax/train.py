@@ -79,9 +79,10 @@ def start(
     check_key(key, "key")
     carried = algorithm.init(params, batch_size, key)
     state = TrainState(params, optimiser.init(params), carried, jnp.zeros((), jnp.int32), jnp.ones((), bool))
-    meshes = [leaf.sharding.mesh for leaf in jax.tree.leaves(carried) if isinstance(leaf.sharding, NamedSharding)]
-    if meshes:  # the rest goes where the algorithm has put its state: whole, on each of its devices
-        state = jax.device_put(state, NamedSharding(meshes[0], PartitionSpec()))._replace(algorithm=carried)
+    places = [getattr(leaf, "sharding", None) for leaf in jax.tree.leaves(carried)]
+    mesh = next((place.mesh for place in places if isinstance(place, NamedSharding)), None)
+    if mesh is not None:  # the rest goes where the algorithm has put its state: whole, on each of its devices
+        state = jax.device_put(state, NamedSharding(mesh, PartitionSpec()))._replace(algorithm=carried)
     return state
 
 
@@ -148,7 +149,7 @@ def run(
     check_arrays(state, "state")
     for name, count in (("steps", steps), ("every", every)):
         check_int(count, name)
-    devices = state.step.devices()
+    devices = {device for leaf in jax.tree.leaves(state) if isinstance(leaf, jax.Array) for device in leaf.devices()}
     # XLA's sum over several CPU devices can deadlock when a step begins before the last one has ended.
     several = len(devices) > 1 and all(device.platform == "cpu" for device in devices)
     done = int(state.step)

@@ -158,9 +158,11 @@ def test_benchmark_measures_every_part(tmp_path):
     assert [row["error"] < 1e-12 for row in rows if "error" in row] == [True]
     for name in ("peers.png", "length.png", "crossover.png"):
         assert (folder / name).read_bytes().startswith(PNG)
+    before = (folder / "rows.jsonl").read_text()
     again = script("benchmark.py", "--quick", "--cells", "elman", "--resume", folder, cwd=tmp_path)
     assert again.returncode == 0, again.stderr
-    assert len(json.loads((folder / "summary.json").read_text())["rows"]) == len(rows)
+    assert (folder / "rows.jsonl").read_text() == before and str(folder) in again.stdout
+    assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize(
