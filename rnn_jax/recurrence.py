@@ -41,9 +41,12 @@ from rnn_jax.checks import (
 from rnn_jax.precision import wide
 from rnn_jax.types import Array, Cell, Layer, Units
 
-TOGETHER = 4
-"""Steps to a pass of the loop on an accelerator, where a small step costs as much as its kernels' launches: what these
-steps keep is then written by one kernel, not four.  On a CPU, which launches nothing, one."""
+FORWARD, REVERSE = 8, 4
+"""Steps to a pass of either loop on an accelerator, where a small step costs as much as its kernels' launches: what
+these steps leave is then written by one kernel, not several.  On a CPU, which launches nothing, one."""
+
+LANES = 8
+"""Rows of a batch that fill a CPU's vector register, or half of one."""
 
 
 class Kept(NamedTuple):
@@ -65,7 +68,13 @@ def zero_state(cell: Cell, batch_size: int, hidden: int, dtype: jnp.dtype) -> Un
 
 
 def forward(
-    cell: Cell, layer: Layer, xs: Array, s0: Units, mask: Flags = None, reset: Flags = None
+    cell: Cell,
+    layer: Layer,
+    xs: Array,
+    s0: Units,
+    mask: Flags = None,
+    reset: Flags = None,
+    W_T: Array | None = None,
 ) -> tuple[Units, Units, Units]:
     """Run a layer over a window: ``(s_T, ss, residual)``.  Plain JAX, differentiable by autodiff.
 
@@ -73,51 +82,65 @@ def forward(
       xs: int tokens [T, B] or floats [T, B, D].  A token outside 0 … D−1 gives NaN.
       s0: S arrays [B, H].
       mask, reset: bool [T, B] or None.
+      W_T: Wᵀ, as from ``transposed(layer)``, for products in the order that suits the platform; None: h W as it stands.
 
     Returns:
       The last state, S arrays [B, H]; the states s_1 … s_T, each [T, B, H], of which the first one is hs; and the
       cell's residuals, each [T, B, H].
     """
     inputs = (_project(layer, _valid(xs, mask)), mask, reset)
-    s_T, (ss, residual) = lax.scan(_step(cell, layer), s0, inputs)
+    s_T, (ss, residual) = lax.scan(_step(cell, layer, W_T), s0, inputs)
     return s_T, ss, residual
 
 
 def room(cell: Cell, T: int, s0: Units) -> Kept:
-    """Zeros for all that a layer keeps of T steps, with s_0 in its place."""
+    """Zeros for all that a layer keeps of T steps from a state like s_0."""
     gates = (s0[0],) * len(cell.gates)
     _, residual = jax.eval_shape(cell.step, s0, gates, gates)
-    ss = tuple(jnp.zeros((T + 1, *s.shape), s.dtype).at[0].set(s) for s in s0)
+    ss = tuple(jnp.zeros((T + 1, *s.shape), s.dtype) for s in s0)
     return Kept(ss, tuple(jnp.zeros((T, *r.shape), r.dtype) for r in residual))
 
 
+def begin(kept: Kept, s0: Units) -> Kept:
+    """Put s_0 in its place."""
+    return kept._replace(ss=tuple(ss.at[0].set(s) for ss, s in zip(kept.ss, s0, strict=True)))
+
+
 def fill(
-    cell: Cell, layer: Layer, xs: Array, kept: Kept, start: Array | int, mask: Flags = None, reset: Flags = None
+    cell: Cell,
+    layer: Layer,
+    W_T: Array,
+    xs: Array,
+    kept: Kept,
+    start: Array | int,
+    mask: Flags = None,
+    reset: Flags = None,
 ) -> Kept:
     """Run a layer over the n steps of xs, from s_start in ``kept``, and write what they leave in place behind it.
 
     The same numbers as ``forward``'s, but each is written once, where it stays; not for autodiff, which would keep a
     copy of everything for every step.
     """
-    n, step = len(xs), _step(cell, layer)
+    n, step = len(xs), _step(cell, layer, W_T)
     inputs = (_project(layer, _valid(xs, mask)), mask, reset)
 
-    def write(carry: tuple[Units, Kept], inputs: tuple[Array, Any]) -> tuple[tuple[Units, Kept], None]:
-        (s, kept), (t, block) = carry, inputs
-        s, (ss, residual) = lax.scan(step, s, block, unroll=True)
-        return (s, Kept(_put(kept.ss, ss, t + 1), _put(kept.residual, residual, t))), None
-
     def run(together: int) -> Kept:
-        blocks = jax.tree.map(lambda a: a.reshape(n // together, together, *a.shape[1:]), inputs)
-        times = start + jnp.arange(0, n, together)
+        def write(carry: tuple[Units, Kept], inputs: tuple[Array, Any]) -> tuple[tuple[Units, Kept], None]:
+            (s, kept), (t, block) = carry, inputs
+            s, (ss, residual) = step(s, block) if together == 1 else lax.scan(step, s, block, unroll=True)
+            return (s, Kept(_put(kept.ss, ss, t + 1), _put(kept.residual, residual, t))), None
+
+        times, blocks = start + jnp.arange(0, n, together), inputs
+        if together > 1:
+            blocks = jax.tree.map(lambda a: a.reshape(n // together, together, *a.shape[1:]), inputs)
         return lax.scan(write, (state_at(kept, start), kept), (times, blocks))[0][1]
 
-    filled: Kept = _by_platform(run, n)
+    filled: Kept = _by_platform(run, math.gcd(n, FORWARD))
     return filled
 
 
 def transposed(layer: Layer) -> Array:
-    """Wᵀ as an array of its own, made once outside all loops: their products walk it faster than W itself."""
+    """Wᵀ as an array of its own, made once outside all loops, whose products walk it or W, whichever is faster."""
     W_T: Array = lax.optimization_barrier(layer.W.T)  # else XLA takes it back into the product
     return W_T
 
@@ -166,7 +189,7 @@ def reverse(
         delta_s_prev, delta_u_gates, delta_v_gates = cell.adjoint(s_start, state_at(kept, t + 1), residual, delta_s)
         delta_u = jnp.concatenate(delta_u_gates, axis=-1)
         delta_v = delta_u if delta_v_gates is delta_u_gates else jnp.concatenate(delta_v_gates, axis=-1)
-        delta_s_prev = (delta_s_prev[0] + delta_v @ W_T, *delta_s_prev[1:])
+        delta_s_prev = (delta_s_prev[0] + _product(delta_v, W_T, layer.W), *delta_s_prev[1:])
         delta_s_prev = _where_not(reset_t, delta_s_prev)
         if mask_t is not None:
             counts = mask_t[:, None]
@@ -177,7 +200,8 @@ def reverse(
     n = len(xs)
     inputs = (start + jnp.arange(n), delta_hs, mask, reset)
     delta_s0, (delta_us, delta_vs) = _by_platform(
-        lambda together: lax.scan(step, delta_s_T, inputs, reverse=True, unroll=together), n
+        lambda together: lax.scan(step, delta_s_T, inputs, reverse=True, unroll=together),
+        math.gcd(n, REVERSE),
     )
     (h_starts,) = _where_not(reset, (hidden(kept, start, n),))
     gradients = Layer(
@@ -231,7 +255,7 @@ def _unroll(cell: Cell, layer: Layer, xs: Array, s0: Units, mask: Flags, reset: 
 def _unroll_forward(
     cell: Cell, layer: Layer, xs: Array, s0: Units, mask: Flags, reset: Flags
 ) -> tuple[tuple[Array, Units], Saved]:
-    s_T, ss, residual = forward(cell, layer, xs, s0, mask, reset)
+    s_T, ss, residual = forward(cell, layer, xs, s0, mask, reset, transposed(layer))
     return (ss[0], s_T), (layer, xs, s0, ss, residual, mask, reset)
 
 
@@ -258,8 +282,20 @@ def affine(a: Array, M: Array, bias: Array | None) -> Array:
 
 
 def outer_sum(a: Array, b: Array) -> Array:
-    """Σ_t Σ_b a_tᵀ b_t: [T, B, M] and [T, B, N] to [M, N], summed in float32 at least."""
-    return lax.dot_general(a, b, (((0, 1), (0, 1)), ((), ())), preferred_element_type=wide(b.dtype))
+    """Σ_t Σ_b a_tᵀ b_t: [T, B, M] and [T, B, N] to [M, N], summed in float32 at least.
+
+    A CPU transposes the product's first operand to begin with: there the narrower one stands first.
+    """
+
+    def straight(a: Array, b: Array) -> Array:
+        return lax.dot_general(a, b, (((0, 1), (0, 1)), ((), ())), preferred_element_type=wide(b.dtype))
+
+    if b.shape[-1] > a.shape[-1]:
+        return straight(a, b)
+    total: Array = lax.platform_dependent(
+        a, b, cpu=lambda a, b: lax.optimization_barrier(straight(b, a)).T, default=straight
+    )
+    return total
 
 
 def row_sum(a: Array) -> Array:
@@ -275,13 +311,16 @@ def _project(layer: Layer, xs: Array) -> Array:
     return affine(xs, layer.U, layer.b)
 
 
-def _step(cell: Cell, layer: Layer) -> Callable[[Units, tuple[Array, Flags, Flags]], tuple[Units, tuple[Units, Units]]]:
+def _step(
+    cell: Cell, layer: Layer, W_T: Array | None
+) -> Callable[[Units, tuple[Array, Flags, Flags]], tuple[Units, tuple[Units, Units]]]:
     """The scanned step, ``(s_{t−1}, (u_t, mask_t, reset_t)) -> (s_t, (s_t, residual))``."""
 
     def step(s_prev: Units, inputs: tuple[Array, Flags, Flags]) -> tuple[Units, tuple[Units, Units]]:
         u, mask_t, reset_t = inputs
         s_start = _where_not(reset_t, s_prev)
-        v = affine(s_start[0], layer.W, layer.d)
+        v = s_start[0] @ layer.W if W_T is None else _product(s_start[0], layer.W, W_T)
+        v = v if layer.d is None else _add(v, layer.d)
         s, residual = cell.step(s_start, _gates(cell, u), _gates(cell, v))
         if mask_t is not None:
             s = tuple(jnp.where(mask_t[:, None], new, old) for new, old in zip(s, s_prev, strict=True))
@@ -290,9 +329,29 @@ def _step(cell: Cell, layer: Layer) -> Callable[[Units, tuple[Array, Flags, Flag
     return step
 
 
+def _product(a: Array, M: Array, M_T: Array) -> Array:
+    """A M, of few rows a.  On a CPU as (Mᵀ aᵀ)ᵀ, where the rows fill its vectors.
+
+    As it stands, the product reads all of M, often larger than a core's cache, once for every few rows; turned, with
+    the rows of the batch along the vectors, it reads M once.
+    """
+
+    def turned(a: Array, M: Array, M_T: Array) -> Array:
+        product: Array = lax.optimization_barrier(lax.dot_general(M_T, a, (((1,), (1,)), ((), ()))))
+        return product.T  # the barrier, else XLA turns the product back
+
+    if len(a) % LANES:
+        return a @ M
+    product: Array = lax.platform_dependent(a, M, M_T, cpu=turned, default=lambda a, M, M_T: a @ M)
+    return product
+
+
 def _put(rooms: Units, blocks: Units, t: Array) -> Units:
-    """Write blocks [n, B, H] into their rooms [T, B, H] from step t on."""
-    return tuple(lax.dynamic_update_slice_in_dim(a, b, t, 0) for a, b in zip(rooms, blocks, strict=True))
+    """Write one step [B, H], or a block of several [n, B, H], into their rooms [T, B, H] from step t on."""
+    return tuple(
+        lax.dynamic_update_slice_in_dim(room, block.reshape(-1, *room.shape[1:]), t, 0)
+        for room, block in zip(rooms, blocks, strict=True)
+    )
 
 
 def _input_sum(xs: Array, delta_us: Array, D: int) -> Array:
@@ -300,18 +359,19 @@ def _input_sum(xs: Array, delta_us: Array, D: int) -> Array:
     if not _are_tokens(xs):
         return outer_sum(xs, delta_us)
     sums = jnp.zeros((D, delta_us.shape[-1]), wide(delta_us.dtype))
+    rows = lax.ScatterDimensionNumbers((1, 2), (), (0,))  # as .at[xs].add, which XLA begins with a copy of its rows
     total: Array = lax.platform_dependent(
-        xs,
-        delta_us,
-        cpu=lambda xs, delta_us: sums.at[xs].add(delta_us.astype(sums.dtype), mode="drop", wrap_negative_indices=False),
+        xs.reshape(-1, 1),
+        delta_us.reshape(-1, 1, delta_us.shape[-1]),
+        cpu=lambda xs, delta_us: lax.scatter_add(sums, xs, delta_us.astype(sums.dtype), rows, mode="drop"),
         default=lambda xs, delta_us: outer_sum(jax.nn.one_hot(xs, D, dtype=delta_us.dtype), delta_us),
     )
     return total
 
 
-def _by_platform(run: Callable[[int], Any], n: int) -> Any:
-    """``run(together)`` over n steps, with as many to a pass as suit the platform it is compiled for, and divide n."""
-    return lax.platform_dependent(cpu=lambda: run(1), default=lambda: run(math.gcd(n, TOGETHER)))
+def _by_platform(run: Callable[[int], Any], together: int) -> Any:
+    """``run`` with so many steps to a pass of its loop on an accelerator, with one on a CPU."""
+    return lax.platform_dependent(cpu=lambda: run(1), default=lambda: run(together))
 
 
 def _are_tokens(xs: Array) -> bool:

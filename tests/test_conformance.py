@@ -74,9 +74,9 @@ WRONG_ALGORITHMS = {
     "loss not masked": ("network", "jnp.where(batch.mask, losses, 0).sum()", "losses.sum()"),
     "h_t for h_{t−1} in dW": ("recurrence", "hidden(kept, start, n),)", "hidden(kept, start + 1, n),)"),
     "Jacobians in forward order": ("recurrence", "reverse=True", "reverse=False"),
-    "diagonal adjoint": ("recurrence", "delta_v @ W_T", "sum(jnp.split(delta_v * jnp.diagonal("
+    "diagonal adjoint": ("recurrence", "_product(delta_v, W_T, layer.W)", "sum(jnp.split(delta_v * jnp.diagonal("
         "layer.W.reshape(layer.W.shape[0], -1, layer.W.shape[0]), axis1=0, axis2=2).ravel(), len(cell.gates), -1))"),
-    "W for Wᵀ": ("recurrence", "delta_v @ W_T", "sum(d @ w for d, w in zip("
+    "W for Wᵀ": ("recurrence", "_product(delta_v, W_T, layer.W)", "sum(d @ w for d, w in zip("
         "jnp.split(delta_v, len(cell.gates), -1), jnp.split(layer.W, len(cell.gates), -1)))"),
     "reset ignored in the reverse": ("recurrence", "_where_not(reset_t, delta_s_prev)", "delta_s_prev"),
     "reset ignored in dW": ("recurrence", "_where_not(reset, (hidden", "_where_not(None, (hidden"),
@@ -88,7 +88,8 @@ WRONG_ALGORITHMS = {
         "recurrence", "delta_s[0] + delta_h,", "jnp.where((delta_s[0] == 0).all(), delta_h, delta_s[0]),",
     ),
     "b counted twice": ("recurrence", "b=row_sum(delta_us)", "b=2 * row_sum(delta_us)"),
-    "a token read twice counts once in dU": ("recurrence", "sums.at[xs].add(", "sums.at[xs].set("),
+    "a token read twice counts once in dU": ("recurrence", "lax.scatter_add(", "lax.scatter("),
+    "rows in wrong order where they fill a vector": ("recurrence", "return product.T ", "return product.T[::-1] "),
 }  # fmt: skip
 
 
@@ -126,6 +127,7 @@ def test_a_wrong_cell_is_caught(name):
 EVERY_RUN = {
     "gradient × 1.001", "carry dropped between segments", "state dropped between windows", "h_t for h_{t−1} in dW",
     "reset ignored in s_{t−1}", "masked step leaks into dU and db", "a token read twice counts once in dU",
+    "rows in wrong order where they fill a vector",
 }  # fmt: skip
 """One wrong line of each kind; the others are slow to compile."""
 

@@ -26,11 +26,11 @@ def both(network, params, state, batch, **options):
     )
 
 
-EVERY_RUN = {(1, "float64", 1, 1), (1, "float64", 200, 4), (3, "float64", 13, 4), (3, "float32", 13, 4)}
-"""The corners of the grid, several segments among them (T = 200, B = 4); the rest of it is slow to compile."""
+EVERY_RUN = {(1, "float64", 1, 1), (1, "float64", 200, 8), (3, "float64", 13, 4), (3, "float32", 13, 8)}
+"""Corners of the grid, several segments (T = 200) and rows that fill a vector (B = 8) among them; the rest is slow."""
 GRID = [
     pytest.param(*case, marks=[] if case in EVERY_RUN else pytest.mark.slow)
-    for case in itertools.product([1, 3], ["float64", "float32"], [1, 2, 13, 200], [1, 4])
+    for case in itertools.product([1, 3], ["float64", "float32"], [1, 2, 13, 200], [1, 4, 8])
 ]
 
 

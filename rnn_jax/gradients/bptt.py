@@ -45,7 +45,7 @@ def bptt(network: Network, segment: int | None = None, recompute: bool = False) 
 
     Args:
       network: what to differentiate.
-      segment: steps per segment, any length; by default as many as hold 512 rows of the batch, 8 to 128, so that a
+      segment: steps per segment, any length; by default as many as hold 256 rows of the batch, 8 to 128, so that a
         segment stays in cache and its products are large; √T where states are recomputed.  One longer than a window is
         that window.
       recompute: trade time for memory; with a single segment it costs time and saves nothing.
@@ -67,28 +67,32 @@ def bptt(network: Network, segment: int | None = None, recompute: bool = False) 
     def update(params: Params, state: State, batch: Batch) -> tuple[tuple[Array, Params], State]:
         check_window(network, params, state, batch)
 
-        def rooms(state: State, T: int) -> Memory:
-            return tuple(recurrence.room(cell, T, s0) for cell, s0 in zip(network.cells, state, strict=True))
+        def state_at(kept: Memory, t: Array | int) -> State:
+            return tuple(recurrence.state_at(layer, t) for layer in kept)
+
+        def begin(kept: Memory, state: State) -> Memory:
+            return tuple(recurrence.begin(layer, s0) for layer, s0 in zip(kept, state, strict=True))
 
         def forward(kept: Memory, start: Array | int, window: Batch) -> Memory:
             xs, filled = window.xs, []
-            for cell, layer, room in zip(network.cells, params.layers, kept, strict=True):
-                filled.append(recurrence.fill(cell, layer, xs, room, start, window.mask, window.reset))
+            for cell, layer, W_T, room in zip(network.cells, params.layers, transposed, kept, strict=True):
+                filled.append(recurrence.fill(cell, layer, W_T, xs, room, start, window.mask, window.reset))
                 xs = recurrence.hidden(filled[-1], start + 1, len(xs))
             return tuple(filled)
 
-        def advance(carry: Any, inputs: tuple[Array, Batch]) -> tuple[Any, State | None]:
+        def advance(kept: Memory, inputs: tuple[Array, Batch]) -> tuple[Memory, State | None]:
             start, window = inputs
-            if recompute:
-                _, after = net.apply(network, params, carry, window.xs, window.mask, window.reset)
-                return after, carry
-            return forward(carry, start, window), None
+            if not recompute:
+                return forward(kept, start, window), None
+            filled = forward(kept, 0, window)
+            return begin(filled, state_at(filled, len(window.xs))), state_at(kept, 0)
 
-        def reverse(carry: Adjoints, inputs: tuple[tuple[Array, Batch], State | None]) -> tuple[Adjoints, None]:
-            (start, window), border = inputs
+        def reverse(carry: tuple[Adjoints, Memory], inputs: Any) -> tuple[tuple[Adjoints, Memory], None]:
+            (after, kept), ((first, window), border) = carry, inputs
             n = len(window.xs)
-            here, first = (kept, start) if border is None else (forward(rooms(border, n), 0, window), 0)
-            hs = recurrence.hidden(here[-1], first + 1, n)
+            if recompute:
+                first, kept = 0, forward(begin(kept, border), 0, window)
+            hs = recurrence.hidden(kept[-1], first + 1, n)
             os = net.readout(params, hs)
             delta_os = network.loss.error(os, window.ys)
             if window.mask is not None:
@@ -100,11 +104,11 @@ def bptt(network: Network, segment: int | None = None, recompute: bool = False) 
                     network.cells[level],
                     params.layers[level],
                     transposed[level],
-                    recurrence.hidden(here[level - 1], first + 1, n) if level else window.xs,
-                    here[level],
+                    recurrence.hidden(kept[level - 1], first + 1, n) if level else window.xs,
+                    kept[level],
                     first,
                     delta_hs,
-                    carry.delta_state[level],
+                    after.delta_state[level],
                     window.mask,
                     window.reset,
                 )
@@ -113,19 +117,20 @@ def bptt(network: Network, segment: int | None = None, recompute: bool = False) 
                 layers.append(gradients)
             grads = Params(tuple(reversed(layers)), recurrence.outer_sum(hs, delta_os), recurrence.row_sum(delta_os))
             loss = net.sum_of_losses(network, os, window)
-            loss, grads = jax.tree.map(jnp.add, (carry.loss, carry.grads), (loss, grads))
-            return Adjoints(tuple(reversed(delta_state)), loss, grads), None
+            loss, grads = jax.tree.map(jnp.add, (after.loss, after.grads), (loss, grads))
+            return (Adjoints(tuple(reversed(delta_state)), loss, grads), kept), None
 
         T, B = batch.xs.shape[:2]
         transposed = [recurrence.transposed(layer) for layer in params.layers]
-        groups = _segments(batch, min(segment or _default_segment(T, B, recompute), T))
-        carry: Any = state if recompute else rooms(state, T)
-        borders = []
+        n = min(segment or _default_segment(T, B, recompute), T)
+        rooms = [
+            recurrence.room(cell, n if recompute else T, s0) for cell, s0 in zip(network.cells, state, strict=True)
+        ]
+        kept, groups, borders = begin(tuple(rooms), state), _segments(batch, n), []
         for group in groups:
-            carry, states = lax.scan(advance, carry, group)
+            kept, states = lax.scan(advance, kept, group)
             borders.append(states)
-        kept: Memory = () if recompute else carry
-        state_T: State = carry if recompute else tuple(recurrence.state_at(layer, T) for layer in kept)
+        state_T = state_at(kept, 0 if recompute else T)
         sums = wide(params.V.dtype)
         adjoints = Adjoints(
             jax.tree.map(jnp.zeros_like, state_T),
@@ -133,7 +138,7 @@ def bptt(network: Network, segment: int | None = None, recompute: bool = False) 
             jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, sums), params),
         )
         for pair in reversed(list(zip(groups, borders, strict=True))):
-            adjoints, _ = lax.scan(reverse, adjoints, pair, reverse=True)
+            (adjoints, kept), _ = lax.scan(reverse, (adjoints, kept), pair, reverse=True)
         grads = jax.tree.map(lambda grad, leaf: grad.astype(leaf.dtype), adjoints.grads, params)
         return (adjoints.loss, grads), state_T
 
@@ -141,8 +146,8 @@ def bptt(network: Network, segment: int | None = None, recompute: bool = False) 
 
 
 def _default_segment(T: int, B: int, recompute: bool) -> int:
-    """About 512 rows in 8 … 128 steps, or √T; a divisor of T where one is near: then all segments are equal."""
-    wanted = math.isqrt(T) if recompute else min(max(8, 512 // B), 128)
+    """About 256 rows in 8 … 128 steps, or √T; a divisor of T where one is near: then all segments are equal."""
+    wanted = math.isqrt(T) if recompute else min(max(8, 256 // B), 128)
     near = sorted(range(wanted - wanted // 2, wanted + wanted // 2 + 1), key=lambda n: abs(n - wanted))
     return next((n for n in near if n > 0 and T % n == 0), max(1, wanted))
 

@@ -32,6 +32,8 @@ class Case(NamedTuple):
     reset: bool = False
     windows: tuple[int, ...] = (37,)
     """Their lengths; together T.  37 is prime, and longer than any segment an algorithm is likely to cut."""
+    rows: int = 3
+    """B.  8 fill a CPU's vectors, where an algorithm may lay its products out in another way."""
     floats: bool = False
     """Float inputs and squared error instead of tokens and cross-entropy."""
 
@@ -46,7 +48,7 @@ FEATURES = (
     Case("reset", reset=True),
     Case("mask and reset", mask=True, reset=True),
     Case("windows", windows=(1, 18, 18), mask=True, reset=True),
-    Case("depth 3", depth=3, mask=True, reset=True),
+    Case("depth 3", depth=3, mask=True, reset=True, rows=8),
 )
 """The columns of the conformance matrix."""
 MASKED_AND_RESET = tuple(Case(f"{dtype}, masked, reset", dtype=dtype, mask=True, reset=True) for dtype in TOLERANCE)
@@ -130,9 +132,9 @@ def _exact(algorithm: Factory, claim: Exact, cell: Cell) -> Iterator[Finding]:
 
 def _invariances(algorithm: Factory, cell: Cell) -> Iterator[Finding]:
     """What holds for any gradient that is a sum, whoever the judge is."""
-    case = Case("", windows=(7,), mask=True, reset=True, floats=True)
+    case = Case("", windows=(7,), mask=True, reset=True, rows=4, floats=True)
     network = _network(cell, case)
-    params, batch = make_params(network), _batch(network, case, B=4)
+    params, batch = make_params(network), _batch(network, case)
     gradient = jax.jit(value_and_grad(algorithm(network)))
     whole = gradient(params, batch)
 
@@ -239,9 +241,9 @@ def _network(cell: Cell, case: Case) -> Network:
     )
 
 
-def _batch(network: Network, case: Case, B: int = 3) -> Batch:
+def _batch(network: Network, case: Case) -> Batch:
     dtype = case.dtype if case.floats else None
-    return make_batch(network, sum(case.windows), B, case.mask, case.reset, dtype)
+    return make_batch(network, sum(case.windows), case.rows, case.mask, case.reset, dtype)
 
 
 def _over_windows(algorithm: Algorithm, params: Params, batch: Batch, lengths: tuple[int, ...]) -> tuple[Array, Params]:
