@@ -181,28 +181,29 @@ def reverse(
       which δx_t = δu_t Uᵀ; ``delta_s0``, ∂L/∂s_start, S arrays [B, H].
     """
 
-    def step(delta_s: Units, inputs: tuple[Any, ...]) -> tuple[Units, tuple[Array, Array]]:
+    def step(delta_s: Units, inputs: tuple[Any, ...]) -> tuple[Units, Units]:
         t, delta_h, mask_t, reset_t = inputs
         residual = tuple(lax.dynamic_index_in_dim(r, t, keepdims=False) for r in kept.residual)
         s_start = _where_not(reset_t, state_at(kept, t))
         delta_s = (delta_s[0] + delta_h, *delta_s[1:])
         delta_s_prev, delta_u_gates, delta_v_gates = cell.adjoint(s_start, state_at(kept, t + 1), residual, delta_s)
-        delta_u = jnp.concatenate(delta_u_gates, axis=-1)
-        delta_v = delta_u if delta_v_gates is delta_u_gates else jnp.concatenate(delta_v_gates, axis=-1)
-        delta_s_prev = (delta_s_prev[0] + _product(delta_v, W_T, layer.W), *delta_s_prev[1:])
+        distinct = (delta_u_gates,) if delta_v_gates is delta_u_gates else (delta_u_gates, delta_v_gates)
+        deltas = tuple(jnp.concatenate(gates, axis=-1) for gates in distinct)  # δu_t, and δv_t where it is another
+        delta_s_prev = (delta_s_prev[0] + _product(deltas[-1], W_T, layer.W), *delta_s_prev[1:])
         delta_s_prev = _where_not(reset_t, delta_s_prev)
         if mask_t is not None:
             counts = mask_t[:, None]
-            delta_u, delta_v = (jnp.where(counts, delta, 0) for delta in (delta_u, delta_v))
+            deltas = tuple(jnp.where(counts, delta, 0) for delta in deltas)
             delta_s_prev = tuple(jnp.where(counts, new, old) for new, old in zip(delta_s_prev, delta_s, strict=True))
-        return delta_s_prev, (delta_u, delta_v)
+        return delta_s_prev, deltas
 
     n = len(xs)
     inputs = (start + jnp.arange(n), delta_hs, mask, reset)
-    delta_s0, (delta_us, delta_vs) = _by_platform(
+    delta_s0, (delta_us, *rest) = _by_platform(
         lambda together: lax.scan(step, delta_s_T, inputs, reverse=True, unroll=together),
         math.gcd(n, REVERSE),
     )
+    delta_vs = rest[0] if rest else delta_us
     (h_starts,) = _where_not(reset, (hidden(kept, start, n),))
     gradients = Layer(
         U=_input_sum(_valid(xs, mask), delta_us, layer.U.shape[0]),
