@@ -43,6 +43,7 @@ import rnn_jax as rj
 from rnn_jax import runs
 from rnn_jax.checks import require
 from rnn_jax.diagnostics import worst
+from rnn_jax.recurrence import outer_sum, product, transposed
 
 Part = Literal["grid", "scaling", "crossover", "long", "programs"]
 Row = dict[str, Any]
@@ -108,12 +109,12 @@ def product_of(size: int) -> Callable[[], Any]:
 
 
 def products_alone(case: Case) -> Contender:
-    """The model's products at their own shapes, on the devices that bptt has, and nothing else: what bounds it.
+    """The model's products at their own shapes, made as bptt makes them, on its devices, and nothing else.
 
     T recurrent products forward and T back, one after another, and those of the readout and the parameters, a segment
-    of 16 steps at a time.
+    of 8 steps at a time.
     """
-    devices, n = rj.devices_for(case.batch), min(16, case.length)
+    devices, n = rj.devices_for(case.batch), min(8, case.length)
     params = rj.init(network_of(case), jax.random.key(0))
     mesh = Mesh(np.array(devices), ("rows",))
     G = len(CELLS[case.cell]().gates)
@@ -121,9 +122,9 @@ def products_alone(case: Case) -> Contender:
 
     def run(params: rj.Params, h: jax.Array, delta: jax.Array) -> tuple[jax.Array, rj.Params]:
         W, V = params.layers[0].W, params.V
-        W_T = rj.recurrence.transposed(params.layers[0])
-        h = lax.fori_loop(0, case.length, lambda _, h: 1e-3 * (h @ W)[:, : case.hidden], h)
-        delta = lax.fori_loop(0, case.length, lambda _, d: 1e-3 * jnp.tile(d @ W_T, (1, G)), delta)
+        W_T = transposed(params.layers[0])
+        h = lax.fori_loop(0, case.length, lambda _, h: 1e-3 * product(h, W, W_T)[:, : case.hidden], h)
+        delta = lax.fori_loop(0, case.length, lambda _, d: 1e-3 * jnp.tile(product(d, W_T, W), (1, G)), delta)
         hs, deltas = jnp.tile(h, (n, 1)), jnp.tile(delta, (n, 1))
 
         def segment(_: Any, sums: Any) -> Any:
@@ -131,7 +132,7 @@ def products_alone(case: Case) -> Contender:
             rows = hs + 1e-9 * loss  # of this pass: else one would do for all
             os = rows @ V
             delta_hs = os @ V.T
-            return 1e-9 * delta_hs[0, 0], dW + rows.T @ deltas, dV + rows.T @ os
+            return 1e-9 * delta_hs[0, 0], dW + outer_sum(rows[None], deltas[None]), dV + outer_sum(rows[None], os[None])
 
         sums = (jnp.zeros(()), jnp.zeros_like(W), jnp.zeros_like(V))
         loss, dW, dV = lax.fori_loop(0, case.length // n, segment, sums)

@@ -189,7 +189,7 @@ def reverse(
         delta_s_prev, delta_u_gates, delta_v_gates = cell.adjoint(s_start, state_at(kept, t + 1), residual, delta_s)
         distinct = (delta_u_gates,) if delta_v_gates is delta_u_gates else (delta_u_gates, delta_v_gates)
         deltas = tuple(jnp.concatenate(gates, axis=-1) for gates in distinct)  # δu_t, and δv_t where it is another
-        delta_s_prev = (delta_s_prev[0] + _product(deltas[-1], W_T, layer.W), *delta_s_prev[1:])
+        delta_s_prev = (delta_s_prev[0] + product(deltas[-1], W_T, layer.W), *delta_s_prev[1:])
         delta_s_prev = _where_not(reset_t, delta_s_prev)
         if mask_t is not None:
             counts = mask_t[:, None]
@@ -276,6 +276,23 @@ def _unroll_reverse(
 _unroll.defvjp(_unroll_forward, _unroll_reverse)
 
 
+def product(a: Array, M: Array, M_T: Array) -> Array:
+    """A M, of few rows a.  On a CPU as (Mᵀ aᵀ)ᵀ, where these are one or fill its vectors.
+
+    As it stands, the product reads all of M, often larger than a core's cache, once for every few rows; turned, with
+    the rows of the batch along the vectors, it reads M once.
+    """
+
+    def turned(a: Array, M: Array, M_T: Array) -> Array:
+        v_T: Array = lax.optimization_barrier(lax.dot_general(M_T, a, (((1,), (1,)), ((), ()))))
+        return v_T.T  # the barrier, else XLA turns the product back
+
+    if len(a) > 1 and len(a) % LANES:
+        return a @ M
+    v: Array = lax.platform_dependent(a, M, M_T, cpu=turned, default=lambda a, M, M_T: a @ M)
+    return v
+
+
 def affine(a: Array, M: Array, bias: Array | None) -> Array:
     """A M + bias over any leading axes of a."""
     product = a @ M
@@ -320,7 +337,7 @@ def _step(
     def step(s_prev: Units, inputs: tuple[Array, Flags, Flags]) -> tuple[Units, tuple[Units, Units]]:
         u, mask_t, reset_t = inputs
         s_start = _where_not(reset_t, s_prev)
-        v = s_start[0] @ layer.W if W_T is None else _product(s_start[0], layer.W, W_T)
+        v = s_start[0] @ layer.W if W_T is None else product(s_start[0], layer.W, W_T)
         v = v if layer.d is None else _add(v, layer.d)
         s, residual = cell.step(s_start, _gates(cell, u), _gates(cell, v))
         if mask_t is not None:
@@ -328,23 +345,6 @@ def _step(
         return s, (s, residual)
 
     return step
-
-
-def _product(a: Array, M: Array, M_T: Array) -> Array:
-    """A M, of few rows a.  On a CPU as (Mᵀ aᵀ)ᵀ, where the rows fill its vectors.
-
-    As it stands, the product reads all of M, often larger than a core's cache, once for every few rows; turned, with
-    the rows of the batch along the vectors, it reads M once.
-    """
-
-    def turned(a: Array, M: Array, M_T: Array) -> Array:
-        product: Array = lax.optimization_barrier(lax.dot_general(M_T, a, (((1,), (1,)), ((), ()))))
-        return product.T  # the barrier, else XLA turns the product back
-
-    if len(a) % LANES:
-        return a @ M
-    product: Array = lax.platform_dependent(a, M, M_T, cpu=turned, default=lambda a, M, M_T: a @ M)
-    return product
 
 
 def _put(rooms: Units, blocks: Units, t: Array) -> Units:

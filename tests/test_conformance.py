@@ -74,9 +74,9 @@ WRONG_ALGORITHMS = {
     "loss not masked": ("network", "jnp.where(batch.mask, losses, 0).sum()", "losses.sum()"),
     "h_t for h_{t−1} in dW": ("recurrence", "hidden(kept, start, n),)", "hidden(kept, start + 1, n),)"),
     "Jacobians in forward order": ("recurrence", "reverse=True", "reverse=False"),
-    "diagonal adjoint": ("recurrence", "_product(deltas[-1], W_T, layer.W)", "sum(jnp.split(deltas[-1] * jnp.diagonal("
+    "diagonal adjoint": ("recurrence", "product(deltas[-1], W_T, layer.W)", "sum(jnp.split(deltas[-1] * jnp.diagonal("
         "layer.W.reshape(layer.W.shape[0], -1, layer.W.shape[0]), axis1=0, axis2=2).ravel(), len(cell.gates), -1))"),
-    "W for Wᵀ": ("recurrence", "_product(deltas[-1], W_T, layer.W)", "sum(d @ w for d, w in zip("
+    "W for Wᵀ": ("recurrence", "product(deltas[-1], W_T, layer.W)", "sum(d @ w for d, w in zip("
         "jnp.split(deltas[-1], len(cell.gates), -1), jnp.split(layer.W, len(cell.gates), -1)))"),
     "reset ignored in the reverse": ("recurrence", "_where_not(reset_t, delta_s_prev)", "delta_s_prev"),
     "reset ignored in dW": ("recurrence", "_where_not(reset, (hidden", "_where_not(None, (hidden"),
@@ -89,7 +89,7 @@ WRONG_ALGORITHMS = {
     ),
     "b counted twice": ("recurrence", "b=row_sum(delta_us)", "b=2 * row_sum(delta_us)"),
     "a token read twice counts once in dU": ("recurrence", "lax.scatter_add(", "lax.scatter("),
-    "rows in wrong order where they fill a vector": ("recurrence", "return product.T ", "return product.T[::-1] "),
+    "rows in wrong order where they fill a vector": ("recurrence", "return v_T.T ", "return v_T.T[::-1] "),
 }  # fmt: skip
 
 
