@@ -112,9 +112,10 @@ def products_alone(case: Case) -> Contender:
     """The model's products at their own shapes, made as bptt makes them, on its devices, and nothing else.
 
     T recurrent products forward and T back, one after another, and those of the readout and the parameters, a segment
-    of 8 steps at a time.
+    of 256 rows at a time.
     """
-    devices, n = rj.devices_for(case.batch), min(8, case.length)
+    devices = rj.devices_for(case.batch)
+    n = min(max(8, 256 * len(devices) // case.batch), 128, case.length)
     params = rj.init(network_of(case), jax.random.key(0))
     mesh = Mesh(np.array(devices), ("rows",))
     G = len(CELLS[case.cell]().gates)
@@ -135,7 +136,7 @@ def products_alone(case: Case) -> Contender:
             return 1e-9 * delta_hs[0, 0], dW + outer_sum(rows[None], deltas[None]), dV + outer_sum(rows[None], os[None])
 
         sums = (jnp.zeros(()), jnp.zeros_like(W), jnp.zeros_like(V))
-        loss, dW, dV = lax.fori_loop(0, case.length // n, segment, sums)
+        loss, dW, dV = lax.fori_loop(0, -(-case.length // n), segment, sums)
         return loss[None], params._replace(layers=(params.layers[0]._replace(W=dW[None]),), V=dV[None])
 
     spec, rows = PartitionSpec(), PartitionSpec("rows")

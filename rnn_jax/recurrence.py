@@ -41,7 +41,7 @@ from rnn_jax.checks import (
 from rnn_jax.precision import wide
 from rnn_jax.types import Array, Cell, Layer, Units
 
-FORWARD, REVERSE = 8, 4
+STEPS_FORWARD, STEPS_REVERSE = 8, 4
 """Steps to a pass of either loop on an accelerator, where a small step costs as much as its kernels' launches: what
 these steps leave is then written by one kernel, not several.  On a CPU, which launches nothing, one."""
 
@@ -82,7 +82,8 @@ def forward(
       xs: int tokens [T, B] or floats [T, B, D].  A token outside 0 … D−1 gives NaN.
       s0: S arrays [B, H].
       mask, reset: bool [T, B] or None.
-      W_T: Wᵀ, as from ``transposed(layer)``, for products in the order that suits the platform; None: h W as it stands.
+      W_T: Wᵀ, as from ``transposed(layer)``, for products in the order that suits the platform; None: h W as it stands,
+        where autodiff is to see W.
 
     Returns:
       The last state, S arrays [B, H]; the states s_1 … s_T, each [T, B, H], of which the first one is hs; and the
@@ -118,8 +119,8 @@ def fill(
 ) -> Kept:
     """Run a layer over the n steps of xs, from s_start in ``kept``, and write what they leave in place behind it.
 
-    The same numbers as ``forward``'s, but each is written once, where it stays; not for autodiff, which would keep a
-    copy of everything for every step.
+    The same as ``forward`` does, up to rounding, but each number is written once, where it stays; not for autodiff,
+    which would keep a copy of everything for every step.
     """
     n, step = len(xs), _step(cell, layer, W_T)
     inputs = (_project(layer, _valid(xs, mask)), mask, reset)
@@ -135,7 +136,7 @@ def fill(
             blocks = jax.tree.map(lambda a: a.reshape(n // together, together, *a.shape[1:]), inputs)
         return lax.scan(write, (state_at(kept, start), kept), (times, blocks))[0][1]
 
-    filled: Kept = _by_platform(run, math.gcd(n, FORWARD))
+    filled: Kept = _by_platform(run, math.gcd(n, STEPS_FORWARD))
     return filled
 
 
@@ -181,7 +182,7 @@ def reverse(
       which δx_t = δu_t Uᵀ; ``delta_s0``, ∂L/∂s_start, S arrays [B, H].
     """
 
-    def step(delta_s: Units, inputs: tuple[Any, ...]) -> tuple[Units, Units]:
+    def step(delta_s: Units, inputs: tuple[Any, ...]) -> tuple[Units, tuple[Array, ...]]:
         t, delta_h, mask_t, reset_t = inputs
         residual = tuple(lax.dynamic_index_in_dim(r, t, keepdims=False) for r in kept.residual)
         s_start = _where_not(reset_t, state_at(kept, t))
@@ -201,7 +202,7 @@ def reverse(
     inputs = (start + jnp.arange(n), delta_hs, mask, reset)
     delta_s0, (delta_us, *rest) = _by_platform(
         lambda together: lax.scan(step, delta_s_T, inputs, reverse=True, unroll=together),
-        math.gcd(n, REVERSE),
+        math.gcd(n, STEPS_REVERSE),
     )
     delta_vs = rest[0] if rest else delta_us
     (h_starts,) = _where_not(reset, (hidden(kept, start, n),))
@@ -277,10 +278,10 @@ _unroll.defvjp(_unroll_forward, _unroll_reverse)
 
 
 def product(a: Array, M: Array, M_T: Array) -> Array:
-    """A M, of few rows a.  On a CPU as (Mᵀ aᵀ)ᵀ, where these are one or fill its vectors.
+    """A M, of few rows a.  On a CPU as (Mᵀ aᵀ)ᵀ, where B is 1 or a multiple of 8.
 
     As it stands, the product reads all of M, often larger than a core's cache, once for every few rows; turned, with
-    the rows of the batch along the vectors, it reads M once.
+    the rows of the batch along the vectors, it reads M once.  ``M_T`` is Mᵀ as an array, so that neither is made here.
     """
 
     def turned(a: Array, M: Array, M_T: Array) -> Array:
@@ -295,14 +296,14 @@ def product(a: Array, M: Array, M_T: Array) -> Array:
 
 def affine(a: Array, M: Array, bias: Array | None) -> Array:
     """A M + bias over any leading axes of a."""
-    product = a @ M
-    return product if bias is None else _add(product, bias)
+    rows = a @ M
+    return rows if bias is None else _add(rows, bias)
 
 
 def outer_sum(a: Array, b: Array) -> Array:
     """Σ_t Σ_b a_tᵀ b_t: [T, B, M] and [T, B, N] to [M, N], summed in float32 at least.
 
-    A CPU transposes the product's first operand to begin with: there the narrower one stands first.
+    A CPU transposes the product's first operand to begin with: there b stands first, unless it is the wider one.
     """
 
     def straight(a: Array, b: Array) -> Array:
@@ -359,8 +360,9 @@ def _input_sum(xs: Array, delta_us: Array, D: int) -> Array:
     """The sum of x_tᵀ δu_t.  Of tokens: δu_t goes to its token's row, on accelerators by a product of one-hot rows."""
     if not _are_tokens(xs):
         return outer_sum(xs, delta_us)
+    xs = xs.astype(jnp.int32)  # a shorter integer may not reach D
     sums = jnp.zeros((D, delta_us.shape[-1]), wide(delta_us.dtype))
-    rows = lax.ScatterDimensionNumbers((1, 2), (), (0,))  # as .at[xs].add, which XLA begins with a copy of its rows
+    rows = lax.ScatterDimensionNumbers((1, 2), (), (0,))  # windows [1, G·H]: with .at[xs].add XLA copies all rows first
     total: Array = lax.platform_dependent(
         xs.reshape(-1, 1),
         delta_us.reshape(-1, 1, delta_us.shape[-1]),
@@ -371,7 +373,7 @@ def _input_sum(xs: Array, delta_us: Array, D: int) -> Array:
 
 
 def _by_platform(run: Callable[[int], Any], together: int) -> Any:
-    """``run`` with so many steps to a pass of its loop on an accelerator, with one on a CPU."""
+    """``run(together)``, that many steps to a pass of its loop, on an accelerator, and ``run(1)`` on a CPU."""
     return lax.platform_dependent(cpu=lambda: run(1), default=lambda: run(together))
 
 

@@ -67,7 +67,7 @@ WRONG_ALGORITHMS = {
     "loss scaled": ("gradients.bptt", "return (adjoints.loss, grads)", "return (adjoints.loss / 2, grads)"),
     "batch averaged": ("gradients.bptt", "grad.astype(leaf.dtype)", "grad.astype(leaf.dtype) / batch.xs.shape[1]"),
     "carry dropped between segments": (
-        "gradients.bptt", "after.delta_state[level]", "jax.tree.map(jnp.zeros_like, after.delta_state[level])",
+        "gradients.bptt", "adjoints.delta_state[level]", "jax.tree.map(jnp.zeros_like, adjoints.delta_state[level])",
     ),
     "state dropped between windows": ("gradients.bptt", "grads), state_T", "grads), state"),
     "error not masked": ("gradients.bptt", "jnp.where(window.mask[..., None], delta_os, 0)", "delta_os"),

@@ -62,7 +62,7 @@ def test_bptt_equals_autodiff(cell, depth, dtype, T, B):
 def test_bfloat16(cell, depth):
     network = make_network(cell, depth)
     params = make_params(network, "bfloat16")
-    (loss, grads), reference = both(network, params, make_state(network, 4, "bfloat16"), make_batch(network, 50, 4))
+    (loss, grads), reference = both(network, params, make_state(network, 8, "bfloat16"), make_batch(network, 50, 8))
     assert_same((loss, grads), reference, TOLERANCE["bfloat16"])
     assert loss.dtype == jnp.float32
     chex.assert_trees_all_equal_shapes_and_dtypes(grads, params)
@@ -85,14 +85,14 @@ def test_any_segment_float_inputs_and_squared_error(cell, segment, mask, reset):
 @cells
 def test_recomputed(cell, segment):
     network = make_network(cell, 2)
-    params, state, batch = make_params(network), make_state(network, 2), make_batch(network, 30, 2, True, True)
+    params, state, batch = make_params(network), make_state(network, 8), make_batch(network, 30, 8, True, True)
     ours, judge = both(network, params, state, batch, segment=segment, recompute=True)
     assert_same(ours, judge, 1e-12)
 
 
 @cells
 def test_as_compiled_for_an_accelerator(cell, monkeypatch):
-    """Four steps to a pass where four divides the segment, and one-hot rows: right, though run on a CPU."""
+    """Eight steps to a pass forward, four back, where these divide the segment, and one-hot rows; run on a CPU."""
     chosen = []
 
     def elsewhere(*arguments, cpu, default):
@@ -101,8 +101,8 @@ def test_as_compiled_for_an_accelerator(cell, monkeypatch):
 
     monkeypatch.setattr(jax.lax, "platform_dependent", elsewhere)
     network = make_network(cell, 2)
-    params, state, batch = make_params(network), make_state(network, 2), make_batch(network, 26, 2, True, True)
-    ours, judge = both(network, params, state, batch, segment=8)  # of 8, 8, 8 and 2 steps
+    params, state, batch = make_params(network), make_state(network, 8), make_batch(network, 38, 8, True, True)
+    ours, judge = both(network, params, state, batch, segment=16)  # of 16, 16 and 6 steps
     assert_same(ours, judge, 1e-12)
     assert chosen
 
@@ -172,6 +172,15 @@ def test_unroll_differentiates_by_hand(cell):
     one = jax.jit(gradient)
     looped = [one(*jax.tree.map(lambda a, i=i: a[i], stacked)) for i in range(3)]
     assert_close(batched, jax.tree.map(lambda *leaves: jnp.stack(leaves), *looped), 1e-12)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "int16", "int64"])
+def test_tokens_of_any_integer_dtype(dtype):
+    """More rows of U than the dtype reaches, where it is short."""
+    network = make_network(rj.elman(), inputs=300, outputs=300)
+    params, state, batch = make_params(network), make_state(network, 2), make_batch(network, 9, 2)
+    batch = batch._replace(xs=(batch.xs % 128).astype(dtype))
+    assert_same(*both(network, params, state, batch), 1e-12)
 
 
 def test_unroll_of_tokens_has_no_cotangent_for_them():

@@ -88,7 +88,7 @@ def bptt(network: Network, segment: int | None = None, recompute: bool = False) 
             return begin(filled, state_at(filled, len(window.xs))), state_at(kept, 0)
 
         def reverse(carry: tuple[Adjoints, Memory], inputs: Any) -> tuple[tuple[Adjoints, Memory], None]:
-            (after, kept), ((first, window), border) = carry, inputs
+            (adjoints, kept), ((first, window), border) = carry, inputs
             n = len(window.xs)
             if recompute:
                 first, kept = 0, forward(begin(kept, border), 0, window)
@@ -108,7 +108,7 @@ def bptt(network: Network, segment: int | None = None, recompute: bool = False) 
                     kept[level],
                     first,
                     delta_hs,
-                    after.delta_state[level],
+                    adjoints.delta_state[level],
                     window.mask,
                     window.reset,
                 )
@@ -117,12 +117,13 @@ def bptt(network: Network, segment: int | None = None, recompute: bool = False) 
                 layers.append(gradients)
             grads = Params(tuple(reversed(layers)), recurrence.outer_sum(hs, delta_os), recurrence.row_sum(delta_os))
             loss = net.sum_of_losses(network, os, window)
-            loss, grads = jax.tree.map(jnp.add, (after.loss, after.grads), (loss, grads))
+            loss, grads = jax.tree.map(jnp.add, (adjoints.loss, adjoints.grads), (loss, grads))
             return (Adjoints(tuple(reversed(delta_state)), loss, grads), kept), None
 
         T, B = batch.xs.shape[:2]
         transposed = [recurrence.transposed(layer) for layer in params.layers]
         n = min(segment or _default_segment(T, B, recompute), T)
+        # Room for the window; or for one segment, where each begins at the state in the first place.
         rooms = [
             recurrence.room(cell, n if recompute else T, s0) for cell, s0 in zip(network.cells, state, strict=True)
         ]

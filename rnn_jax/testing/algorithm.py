@@ -46,9 +46,9 @@ FEATURES = (
     Case("plain"),
     Case("mask", mask=True),
     Case("reset", reset=True),
-    Case("mask and reset", mask=True, reset=True),
+    Case("mask and reset", mask=True, reset=True, rows=8),
     Case("windows", windows=(1, 18, 18), mask=True, reset=True),
-    Case("depth 3", depth=3, mask=True, reset=True, rows=8),
+    Case("depth 3", depth=3, mask=True, reset=True),
 )
 """The columns of the conformance matrix."""
 MASKED_AND_RESET = tuple(Case(f"{dtype}, masked, reset", dtype=dtype, mask=True, reset=True) for dtype in TOLERANCE)
