@@ -43,6 +43,7 @@ import rnn_jax as rj
 from rnn_jax import runs
 from rnn_jax.checks import require
 from rnn_jax.diagnostics import worst
+from rnn_jax.gradients.bptt import default_segment
 from rnn_jax.recurrence import outer_sum, product, transposed
 
 Part = Literal["grid", "scaling", "crossover", "long", "programs"]
@@ -112,10 +113,10 @@ def products_alone(case: Case) -> Contender:
     """The model's products at their own shapes, made as bptt makes them, on its devices, and nothing else.
 
     T recurrent products forward and T back, one after another, and those of the readout and the parameters, a segment
-    of 256 rows at a time.
+    at a time.
     """
     devices = rj.devices_for(case.batch)
-    n = min(max(8, 256 * len(devices) // case.batch), 128, case.length)
+    n = default_segment(case.length, case.batch // len(devices), recompute=False)
     params = rj.init(network_of(case), jax.random.key(0))
     mesh = Mesh(np.array(devices), ("rows",))
     G = len(CELLS[case.cell]().gates)

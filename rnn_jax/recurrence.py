@@ -296,8 +296,7 @@ def product(a: Array, M: Array, M_T: Array) -> Array:
 
 def affine(a: Array, M: Array, bias: Array | None) -> Array:
     """A M + bias over any leading axes of a."""
-    rows = a @ M
-    return rows if bias is None else _add(rows, bias)
+    return _add(a @ M, bias)
 
 
 def outer_sum(a: Array, b: Array) -> Array:
@@ -338,8 +337,7 @@ def _step(
     def step(s_prev: Units, inputs: tuple[Array, Flags, Flags]) -> tuple[Units, tuple[Units, Units]]:
         u, mask_t, reset_t = inputs
         s_start = _where_not(reset_t, s_prev)
-        v = s_start[0] @ layer.W if W_T is None else product(s_start[0], layer.W, W_T)
-        v = v if layer.d is None else _add(v, layer.d)
+        v = _add(s_start[0] @ layer.W if W_T is None else product(s_start[0], layer.W, W_T), layer.d)
         s, residual = cell.step(s_start, _gates(cell, u), _gates(cell, v))
         if mask_t is not None:
             s = tuple(jnp.where(mask_t[:, None], new, old) for new, old in zip(s, s_prev, strict=True))
@@ -386,8 +384,13 @@ def _valid(xs: Array, mask: Array | None) -> Array:
     return xs if mask is None else jnp.where(mask if xs.ndim == 2 else mask[..., None], xs, 0)
 
 
-def _add(rows: Array, bias: Array) -> Array:
-    """Rows plus a bias.  Short floats are added in float32: the same sum, but autodiff of it then sums in float32."""
+def _add(rows: Array, bias: Array | None) -> Array:
+    """Rows plus a bias, if there is one.
+
+    Short floats are added in float32: the same sum, but autodiff of it then sums in float32.
+    """
+    if bias is None:
+        return rows
     row = bias.reshape((1,) * (rows.ndim - 1) + (-1,))
     return (rows.astype(wide(rows.dtype)) + row.astype(wide(row.dtype))).astype(rows.dtype)
 

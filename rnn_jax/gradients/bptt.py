@@ -40,7 +40,7 @@ def bptt(network: Network, segment: int | None = None, recompute: bool = False) 
 
     Over windows with carried state this is truncated BPTT, derivation (16): the state enters the next window as a
     constant.  Time n² and memory T·n a step and example, n = H.  With ``recompute`` only the states at the segments'
-    borders are kept, and each segment runs forward again before its reverse: a third more time, memory 2√T·n at
+    borders are kept, and each segment runs forward again before its reverse: a third more products, memory 2√T·n at
     segments of √T.
 
     Args:
@@ -122,7 +122,7 @@ def bptt(network: Network, segment: int | None = None, recompute: bool = False) 
 
         T, B = batch.xs.shape[:2]
         transposed = [recurrence.transposed(layer) for layer in params.layers]
-        n = min(segment or _default_segment(T, B, recompute), T)
+        n = min(segment or default_segment(T, B, recompute), T)
         # Room for the window; or for one segment, where each begins at the state in the first place.
         rooms = [
             recurrence.room(cell, n if recompute else T, s0) for cell, s0 in zip(network.cells, state, strict=True)
@@ -146,7 +146,7 @@ def bptt(network: Network, segment: int | None = None, recompute: bool = False) 
     return Algorithm(init, update)
 
 
-def _default_segment(T: int, B: int, recompute: bool) -> int:
+def default_segment(T: int, B: int, recompute: bool) -> int:
     """About 256 rows in 8 … 128 steps, or √T; a divisor of T where one is near: then all segments are equal."""
     wanted = math.isqrt(T) if recompute else min(max(8, 256 // B), 128)
     near = sorted(range(wanted - wanted // 2, wanted + wanted // 2 + 1), key=lambda n: abs(n - wanted))
