@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from jax.nn import one_hot
 
-from rnn_jax.precision import wide
+from rnn_jax.precision import indices, wide
 from rnn_jax.types import Array, Loss
 
 
@@ -22,14 +22,14 @@ def softmax_cross_entropy() -> Loss:
         return (y >= 0) & (y < o.shape[-1])
 
     def value(o: Array, y: Array) -> Array:
-        o = o.astype(wide(o.dtype))
+        o, y = o.astype(wide(o.dtype)), indices(y)
         m = o.max(axis=-1, keepdims=True)
         log_sum = jnp.log(jnp.exp(o - m).sum(axis=-1)) + m[..., 0]
         o_y = jnp.where(one_hot(y, o.shape[-1], dtype=bool), o, 0).sum(axis=-1)
         return jnp.where(valid(o, y), log_sum - o_y, jnp.nan)
 
     def error(o: Array, y: Array) -> Array:
-        precise = o.astype(wide(o.dtype))
+        precise, y = o.astype(wide(o.dtype)), indices(y)
         e = jnp.exp(precise - precise.max(axis=-1, keepdims=True))
         y_hat = e / e.sum(axis=-1, keepdims=True)
         delta_o = jnp.where(

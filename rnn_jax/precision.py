@@ -1,8 +1,14 @@
-"""The dtype in which sums are taken: a long sum needs more digits than a short float has."""
+"""Dtypes that are wide enough: of sums, which need more digits than a short float has, and of indices."""
 
+import jax
 import jax.numpy as jnp
 
 
 def wide(dtype: jnp.dtype | type) -> jnp.dtype:
     """float32 for shorter floats, the dtype itself otherwise."""
     return jnp.dtype(jnp.float32) if jnp.dtype(dtype).itemsize < 4 else jnp.dtype(dtype)
+
+
+def indices(ids: jax.Array) -> jax.Array:
+    """Tokens or classes as int32 where theirs is shorter: an int8 cannot be compared with the 300th class."""
+    return ids.astype(jnp.int32) if ids.dtype.itemsize < 4 else ids

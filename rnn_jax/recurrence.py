@@ -38,7 +38,7 @@ from rnn_jax.checks import (
     describe,
     require,
 )
-from rnn_jax.precision import wide
+from rnn_jax.precision import indices, wide
 from rnn_jax.types import Array, Cell, Layer, Units
 
 STEPS_FORWARD, STEPS_REVERSE = 8, 4
@@ -358,7 +358,7 @@ def _input_sum(xs: Array, delta_us: Array, D: int) -> Array:
     """The sum of x_tᵀ δu_t.  Of tokens: δu_t goes to its token's row, on accelerators by a product of one-hot rows."""
     if not _are_tokens(xs):
         return outer_sum(xs, delta_us)
-    xs = xs.astype(jnp.int32)  # a shorter integer may not reach D
+    xs = indices(xs)
     sums = jnp.zeros((D, delta_us.shape[-1]), wide(delta_us.dtype))
     rows = lax.ScatterDimensionNumbers((1, 2), (), (0,))  # windows [1, G·H]: with .at[xs].add XLA copies all rows first
     total: Array = lax.platform_dependent(

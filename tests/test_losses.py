@@ -1,5 +1,6 @@
 """Each loss against its definition, its error against autodiff, and both at the edge of the floats."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -42,3 +43,11 @@ def test_a_target_without_a_class_is_nan(y):
     loss = rj.softmax_cross_entropy()
     assert jnp.isnan(loss.value(jnp.zeros(3), jnp.array(y)))
     assert jnp.isnan(loss.error(jnp.zeros(3), jnp.array(y))).all()
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8"])
+def test_targets_of_a_short_integer_among_more_classes_than_it_reaches(dtype):
+    o, y = jnp.asarray(np.random.default_rng(0).normal(size=(3, 300))), jnp.array([1, 40, 100])
+    loss = rj.softmax_cross_entropy()
+    for function in (loss.value, loss.error):
+        chex.assert_trees_all_equal(function(o, y.astype(dtype)), function(o, y))
