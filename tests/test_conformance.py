@@ -54,24 +54,25 @@ def mutated(module, line, instead):
 WRONG_CELLS = {
     "σ′ slip": ("cells.lstm", "f * (1 - f)", "f * (1 + f)"),
     "tanh′ slip": ("cells.elman", "1 - a * a", "1 - a"),
-    "c_t for c_{t−1}": ("cells.lstm", "(_, c_prev), (_, c), (i,", "(_, c), (_, c_prev), (i,"),
+    "c_t for c_{t−1}": ("cells.lstm", "(_, c_prev), (h, _), (i,", "(_, _), (h, c_prev), (i,"),
     "GRU's δu for δv": ("cells.gru", "(delta_r, delta_z, delta_n * r)", "(delta_r, delta_z, delta_n)"),
     "leak left out of δh": ("cells.elman", "((1 - leak) * delta_h if", "(delta_h if"),
     "δc lacks the share of h": ("cells.lstm", "delta_c + delta_h * o * (1 - tanh_c * tanh_c)", "delta_c"),
     "wrong in bfloat16 only": ("cells.gru", "return (delta_h * z,)", 'return ((delta_h * z).astype("float32"),)'),
     "one unit leaks into the next": ("cells.gru", "delta_h * z,)", "delta_h * z + 1e-9 * jnp.roll(delta_h, 1, -1),)"),
+    "0 / 0 where z = 1": ("cells.gru", "jnp.maximum(1 - z, jnp.finfo(z.dtype).tiny)", "(1 - z)"),
     "overflows where saturated": ("cells.lstm", "i * (1 - i)", "i * i * jnp.exp(-jnp.log(i / (1 - i)))"),
 }
 WRONG_ALGORITHMS = {
     "gradient × 1.001": ("gradients.bptt", "grad.astype(leaf.dtype)", "1.001 * grad.astype(leaf.dtype)"),
-    "loss scaled": ("gradients.bptt", "return (adjoints.loss, grads)", "return (adjoints.loss / 2, grads)"),
+    "loss scaled": ("gradients.bptt", "(adjoints.losses.sum(), grads)", "(adjoints.losses.sum() / 2, grads)"),
     "batch averaged": ("gradients.bptt", "grad.astype(leaf.dtype)", "grad.astype(leaf.dtype) / batch.xs.shape[1]"),
     "carry dropped between segments": (
         "gradients.bptt", "adjoints.delta_state[level]", "jax.tree.map(jnp.zeros_like, adjoints.delta_state[level])",
     ),
     "state dropped between windows": ("gradients.bptt", "grads), state_T", "grads), state"),
     "error not masked": ("gradients.bptt", "jnp.where(window.mask[..., None], delta_os, 0)", "delta_os"),
-    "loss not masked": ("network", "jnp.where(batch.mask, losses, 0).sum()", "losses.sum()"),
+    "loss not masked": ("network", "jnp.where(batch.mask, values, 0)", "values"),
     "h_t for h_{t−1} in dW": ("recurrence", "hidden(kept, start, n),)", "hidden(kept, start + 1, n),)"),
     "Jacobians in forward order": ("recurrence", "reverse=True", "reverse=False"),
     "diagonal adjoint": ("recurrence", "product(deltas[-1], W_T, layer.W)", "sum(jnp.split(deltas[-1] * jnp.diagonal("
@@ -120,7 +121,9 @@ def test_a_wrong_cell_is_caught(name):
         cells = [wrong.elman(leak=0.4)]
     with exact_arithmetic():
         failed = caught_by(cell_findings(cells[0]))
-    expected = {"wrong in": "shape and dtype", "one unit": "unit-wise", "overflows": "adjoint, saturated"}
+    expected = {"wrong in": "shape and dtype", "one unit": "unit-wise"} | dict.fromkeys(
+        ("overflows", "0 / 0"), "adjoint, saturated"
+    )
     assert failed.check == next((check for start, check in expected.items() if name.startswith(start)), "adjoint")
 
 

@@ -63,6 +63,21 @@ def test_large_logits(cell, dtype):
     assert 1e4 < loss <= 2e4 * T * B
 
 
+@pytest.mark.parametrize("bias", [-20.0, -8.0, 0.0, 4.0, 8.0, 20.0])
+@pytest.mark.parametrize("name, gate", [("gru", 1), ("lstm", 3)])
+def test_shutting_gates(name, gate, bias):
+    """GRU and LSTM divide by 1 − z and o to find n and tanh c: no worse in float32 than autodiff, which keeps them."""
+    network, params, state, batch = window(CELLS[name], T=50)
+    layer = params.layers[0]
+    params = params._replace(layers=(layer._replace(b=layer.b.reshape(-1, 5).at[gate].add(bias).ravel()),))
+    precise = gradient(rj.autodiff, network, params, state, batch)[1]
+    errors = [
+        worst(rj.compare(gradient(algorithm, network, *cast((params, state, batch), "float32"))[1], precise))[1]
+        for algorithm in (rj.bptt, rj.autodiff)
+    ]
+    assert errors[0] <= 2 * errors[1] + 1e-6
+
+
 @pytest.mark.parametrize("leaf", ["U", "b"])
 @dtypes
 @cells

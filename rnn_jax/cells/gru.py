@@ -21,6 +21,9 @@ def gru() -> Cell:
         δu_z     = δh_t (h_{t−1} − n) z (1 − z)     δv_z = δu_z
         δh_{t−1} = δh_t z
 
+    n is not kept, for (1 − z) n = h_t − z h_{t−1}: δu_z becomes δh_t (h_{t−1} − h_t) z, and the rounding of n so found,
+    about ε / (1 − z) where |h| ≤ 1, is taken back by 1 − z in δu_n.
+
     This is the one cell here whose δu and δv differ, in their candidate block.  The blocks of U, W, b and d stand in
     the order r, z, n, and b and d are ``bias_ih`` and ``bias_hh`` of ``torch.nn.GRU`` and cuDNN.
 
@@ -32,13 +35,14 @@ def gru() -> Cell:
         (h_prev,), (u_r, u_z, u_n), (v_r, v_z, v_n) = s_prev, u, v
         r, z = sigmoid(u_r + v_r), sigmoid(u_z + v_z)
         n = jnp.tanh(u_n + r * v_n)
-        return ((1 - z) * n + z * h_prev,), (r, z, n, v_n)
+        return ((1 - z) * n + z * h_prev,), (r, z, v_n)
 
     def adjoint(s_prev: Units, s: Units, residual: Units, delta_s: Units) -> tuple[Units, Units, Units]:
-        (h_prev,), (r, z, n, v_n), (delta_h,) = s_prev, residual, delta_s
+        (h_prev,), (h,), (r, z, v_n), (delta_h,) = s_prev, s, residual, delta_s
+        n = (h - z * h_prev) / jnp.maximum(1 - z, jnp.finfo(z.dtype).tiny)  # 0 where z = 1
         delta_n = delta_h * (1 - z) * (1 - n * n)
         delta_r = delta_n * v_n * r * (1 - r)
-        delta_z = delta_h * (h_prev - n) * z * (1 - z)
+        delta_z = delta_h * (h_prev - h) * z
         return (delta_h * z,), (delta_r, delta_z, delta_n), (delta_r, delta_z, delta_n * r)
 
     return Cell(

@@ -25,7 +25,7 @@ def lstm(forget_bias: float = 1.0) -> Cell:
         δz_g     = δc_t i (1 − g²)            δz_o = δh_t tanh(c_t) o (1 − o)
         δc_{t−1} = δc_t f                     δu_t = δv_t = δz_t
 
-    The gates are kept from the forward pass; tanh(c_t) is computed again, which is cheaper than keeping it.
+    The gates are kept from the forward pass, and o_t tanh(c_t) is h_t: nothing of it is computed again.
     The blocks of U, W and b stand in the order i, f, g, o of ``torch.nn.LSTM`` and cuDNN.
 
     Args:
@@ -46,14 +46,14 @@ def lstm(forget_bias: float = 1.0) -> Cell:
         return (o * jnp.tanh(c), c), (i, f, g, o)
 
     def adjoint(s_prev: Units, s: Units, residual: Units, delta_s: Units) -> tuple[Units, Units, Units]:
-        (_, c_prev), (_, c), (i, f, g, o), (delta_h, delta_c) = s_prev, s, residual, delta_s
-        tanh_c = jnp.tanh(c)
+        (_, c_prev), (h, _), (i, f, g, o), (delta_h, delta_c) = s_prev, s, residual, delta_s
+        tanh_c = h / jnp.maximum(o, jnp.finfo(o.dtype).tiny)  # 0 where o = 0
         delta_c = delta_c + delta_h * o * (1 - tanh_c * tanh_c)
         delta_z = (
             delta_c * g * i * (1 - i),
             delta_c * c_prev * f * (1 - f),
             delta_c * i * (1 - g * g),
-            delta_h * tanh_c * o * (1 - o),
+            delta_h * h * (1 - o),
         )
         return (jnp.zeros_like(delta_h), delta_c * f), delta_z, delta_z
 
