@@ -119,11 +119,11 @@ def loss(network: Network, params: Params, state: State, batch: Batch) -> tuple[
     """
     checks.check_window(network, params, state, batch)
     os, state = apply(network, params, state, batch.xs, batch.mask, batch.reset)
-    return sum_of_losses(network, os, batch), state
+    return losses(network, os, batch).sum(), state
 
 
-def sum_of_losses(network: Network, os: Array, batch: Batch) -> Array:
-    """Σ ℓ(o_t) over the steps that count, in float32 at least.
+def losses(network: Network, os: Array, batch: Batch) -> Array:
+    """ℓ(o_t), [T, B], in float32 at least; zero where a step does not count.
 
     Args:
       os: the logits [T, B, K] of the batch.
@@ -138,8 +138,8 @@ def sum_of_losses(network: Network, os: Array, batch: Batch) -> Array:
     checks.check_targets(network, batch.ys, T, B, os.dtype)
     if batch.mask is not None:
         checks.check_array(batch.mask, "batch.mask", (T, B), "bool")
-    losses = network.loss.value(os, batch.ys)
-    return losses.sum() if batch.mask is None else jnp.where(batch.mask, losses, 0).sum()
+    values = network.loss.value(os, batch.ys)
+    return values if batch.mask is None else jnp.where(batch.mask, values, 0)
 
 
 def sample(network: Network, params: Params, key: Array, prime: Array, length: int, temperature: float = 1.0) -> Array:

@@ -95,16 +95,19 @@ def forward(
 
 
 def room(cell: Cell, T: int, s0: Units) -> Kept:
-    """Zeros for all that a layer keeps of T steps from a state like s_0."""
+    """Room for all that a layer keeps of T steps from a state like s_0."""
     gates = (s0[0],) * len(cell.gates)
     _, residual = jax.eval_shape(cell.step, s0, gates, gates)
-    ss = tuple(jnp.zeros((T + 1, *s.shape), s.dtype) for s in s0)
-    return Kept(ss, tuple(jnp.zeros((T, *r.shape), r.dtype) for r in residual))
+
+    def rooms(T: int, units: Units) -> Units:  # each of a number of its own: XLA would make one of zeros, and copy it
+        return tuple(jnp.full((T, *unit.shape), number, unit.dtype) for number, unit in enumerate(units))
+
+    return Kept(rooms(T + 1, s0), rooms(T, residual))
 
 
 def begin(kept: Kept, s0: Units) -> Kept:
     """Put s_0 in its place."""
-    return kept._replace(ss=tuple(ss.at[0].set(s) for ss, s in zip(kept.ss, s0, strict=True)))
+    return kept._replace(ss=_put(kept.ss, s0, 0))
 
 
 def fill(
@@ -148,12 +151,12 @@ def transposed(layer: Layer) -> Array:
 
 def state_at(kept: Kept, t: Array | int) -> Units:
     """s_t, S arrays [B, H]."""
-    return tuple(lax.dynamic_index_in_dim(ss, t, keepdims=False) for ss in kept.ss)
+    return _at(kept.ss, t)
 
 
 def hidden(kept: Kept, start: Array | int, n: int) -> Array:
     """h_start … of n steps, [n, B, H]."""
-    return lax.dynamic_slice_in_dim(kept.ss[0], start, n)
+    return lax.dynamic_slice_in_dim(kept.ss[0], start, n, allow_negative_indices=False)
 
 
 def reverse(
@@ -184,10 +187,9 @@ def reverse(
 
     def step(delta_s: Units, inputs: tuple[Any, ...]) -> tuple[Units, tuple[Array, ...]]:
         t, delta_h, mask_t, reset_t = inputs
-        residual = tuple(lax.dynamic_index_in_dim(r, t, keepdims=False) for r in kept.residual)
-        s_start = _where_not(reset_t, state_at(kept, t))
+        s_start, s, residual = _where_not(reset_t, state_at(kept, t)), state_at(kept, t + 1), _at(kept.residual, t)
         delta_s = (delta_s[0] + delta_h, *delta_s[1:])
-        delta_s_prev, delta_u_gates, delta_v_gates = cell.adjoint(s_start, state_at(kept, t + 1), residual, delta_s)
+        delta_s_prev, delta_u_gates, delta_v_gates = cell.adjoint(s_start, s, residual, delta_s)
         distinct = (delta_u_gates,) if delta_v_gates is delta_u_gates else (delta_u_gates, delta_v_gates)
         deltas = tuple(jnp.concatenate(gates, axis=-1) for gates in distinct)  # δu_t, and δv_t where it is another
         delta_s_prev = (delta_s_prev[0] + product(deltas[-1], W_T, layer.W), *delta_s_prev[1:])
@@ -296,19 +298,19 @@ def product(a: Array, M: Array, M_T: Array) -> Array:
 
 def affine(a: Array, M: Array, bias: Array | None) -> Array:
     """A M + bias over any leading axes of a."""
-    return _add(a @ M, bias)
+    return _add(jnp.matmul(a, M, preferred_element_type=wide(M.dtype)), bias).astype(M.dtype)
 
 
 def outer_sum(a: Array, b: Array) -> Array:
     """Σ_t Σ_b a_tᵀ b_t: [T, B, M] and [T, B, N] to [M, N], summed in float32 at least.
 
-    A CPU transposes the product's first operand to begin with: there b stands first, unless it is the wider one.
+    A CPU transposes the product's first operand to begin with: there b stands first where it is the narrower one.
     """
 
     def straight(a: Array, b: Array) -> Array:
         return lax.dot_general(a, b, (((0, 1), (0, 1)), ((), ())), preferred_element_type=wide(b.dtype))
 
-    if b.shape[-1] > a.shape[-1]:
+    if b.shape[-1] >= a.shape[-1]:
         return straight(a, b)
     total: Array = lax.platform_dependent(
         a, b, cpu=lambda a, b: lax.optimization_barrier(straight(b, a)).T, default=straight
@@ -346,10 +348,15 @@ def _step(
     return step
 
 
-def _put(rooms: Units, blocks: Units, t: Array) -> Units:
+def _at(rooms: Units, t: Array | int) -> Units:
+    """Step t of each, [B, H]."""
+    return tuple(lax.dynamic_index_in_dim(room, t, keepdims=False, allow_negative_indices=False) for room in rooms)
+
+
+def _put(rooms: Units, blocks: Units, t: Array | int) -> Units:
     """Write one step [B, H], or a block of several [n, B, H], into their rooms [T, B, H] from step t on."""
     return tuple(
-        lax.dynamic_update_slice_in_dim(room, block.reshape(-1, *room.shape[1:]), t, 0)
+        lax.dynamic_update_slice_in_dim(room, block.reshape(-1, *room.shape[1:]), t, 0, allow_negative_indices=False)
         for room, block in zip(rooms, blocks, strict=True)
     )
 

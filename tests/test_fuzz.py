@@ -73,7 +73,7 @@ VALID = re.compile(
   | .*(inputs|hidden|outputs|length|batch_size|segment|steps|every|index)\ three | .*(length|index)\ zero
   | .*(prime|stream|tokens|hs)\ (short|long) | (decode|readout):.*\ empty | readout:\ hs\ flat
   | readout:\ params\.layers.* | windows?:\ stream\ (above|below) | .*\breset\ nowhere
-  | sum_of_losses:.*(above|below|nowhere) | sum_of_losses:\ batch\.(xs|reset).*
+  | losses:.*(above|below|nowhere) | losses:\ batch\.(xs|reset).*
   | compare:.*\ (float16|swapped) | run:.*(xs|ys|step)\ (above|below) | run:.*(mask|finite)\ nowhere
   | save:\ folder\ word | save:\ state\.(params|optimiser|algorithm|finite).*
   | restore:\ like\..*\ (nothing|listed|tuple|long|short|empty\ list|no\ \w+|nowhere)
@@ -126,8 +126,8 @@ CALLS = {
     "apply": lambda g: (network.apply, {**g.tokens, "state": g.state, **g.xs}),
     "readout": lambda g: (network.readout, {"params": g.params, "hs": np.ones((T, B, 5))}),
     "loss": lambda g: (network.loss, g.window),
-    "sum_of_losses": lambda g: (
-        network.sum_of_losses, {"network": TOKENS, "os": np.ones((T, B, 6)), "batch": g.batch}),
+    "losses": lambda g: (
+        network.losses, {"network": TOKENS, "os": np.ones((T, B, 6)), "batch": g.batch}),
     "sample": lambda g: (
         rj.sample, {**g.tokens, "key": KEY, "prime": np.array([1, 2, 3]), "length": 2, "temperature": 0.5}),
     "unroll": lambda g: (rj.unroll, {"cell": rj.gru(), "layer": g.params.layers[0], "s0": g.state[0], **g.xs}),

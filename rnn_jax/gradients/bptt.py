@@ -23,9 +23,9 @@ class Adjoints(NamedTuple):
 
     delta_state: State
     """∂L/∂(state at the segment's end)."""
-    loss: Array
+    losses: Array
+    """The loss of each example, [B]; like the gradients, the sum over the segments seen so far, in float32 at least."""
     grads: Params
-    """Sums over the segments seen so far, in float32 at least."""
 
 
 def bptt(network: Network, segment: int | None = None, recompute: bool = False) -> Algorithm:
@@ -97,6 +97,7 @@ def bptt(network: Network, segment: int | None = None, recompute: bool = False) 
             delta_os = network.loss.error(os, window.ys)
             if window.mask is not None:
                 delta_os = jnp.where(window.mask[..., None], delta_os, 0)
+            delta_os = lax.optimization_barrier(delta_os)  # else XLA computes it for each of its uses
             delta_hs = delta_os @ params.V.T
             delta_state, layers = [], []
             for level in reversed(range(len(network.cells))):
@@ -116,9 +117,9 @@ def bptt(network: Network, segment: int | None = None, recompute: bool = False) 
                 delta_state.append(delta_s0)
                 layers.append(gradients)
             grads = Params(tuple(reversed(layers)), recurrence.outer_sum(hs, delta_os), recurrence.row_sum(delta_os))
-            loss = net.sum_of_losses(network, os, window)
-            loss, grads = jax.tree.map(jnp.add, (adjoints.loss, adjoints.grads), (loss, grads))
-            return (Adjoints(tuple(reversed(delta_state)), loss, grads), kept), None
+            losses = net.losses(network, os, window).sum(axis=0)
+            losses, grads = jax.tree.map(jnp.add, (adjoints.losses, adjoints.grads), (losses, grads))
+            return (Adjoints(tuple(reversed(delta_state)), losses, grads), kept), None
 
         T, B = batch.xs.shape[:2]
         transposed = [recurrence.transposed(layer) for layer in params.layers]
@@ -135,13 +136,13 @@ def bptt(network: Network, segment: int | None = None, recompute: bool = False) 
         sums = wide(params.V.dtype)
         adjoints = Adjoints(
             jax.tree.map(jnp.zeros_like, state_T),
-            jnp.zeros((), sums),
+            jnp.zeros(B, sums),
             jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, sums), params),
         )
         for pair in reversed(list(zip(groups, borders, strict=True))):
             (adjoints, kept), _ = lax.scan(reverse, (adjoints, kept), pair, reverse=True)
         grads = jax.tree.map(lambda grad, leaf: grad.astype(leaf.dtype), adjoints.grads, params)
-        return (adjoints.loss, grads), state_T
+        return (adjoints.losses.sum(), grads), state_T
 
     return Algorithm(init, update)
 
