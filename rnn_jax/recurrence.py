@@ -297,7 +297,7 @@ def product(a: Array, M: Array, M_T: Array) -> Array:
 
 
 def affine(a: Array, M: Array, bias: Array | None) -> Array:
-    """A M + bias over any leading axes of a."""
+    """A M + bias over any leading axes of a, summed in float32 at least, as its cotangents then are by autodiff."""
     return _add(jnp.matmul(a, M, preferred_element_type=wide(M.dtype)), bias).astype(M.dtype)
 
 
