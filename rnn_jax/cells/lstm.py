@@ -25,7 +25,7 @@ def lstm(forget_bias: float = 1.0) -> Cell:
         δz_g     = δc_t i (1 − g²)            δz_o = δh_t tanh(c_t) o (1 − o)
         δc_{t−1} = δc_t f                     δu_t = δv_t = δz_t
 
-    The gates are kept from the forward pass, and o_t tanh(c_t) is h_t: nothing of it is computed again.
+    The gates are kept from the forward pass, and tanh(c_t) is found as h_t / o_t, without another tanh.
     The blocks of U, W and b stand in the order i, f, g, o of ``torch.nn.LSTM`` and cuDNN.
 
     Args:
