@@ -45,8 +45,8 @@ STEPS_FORWARD, STEPS_REVERSE = 8, 4
 """Steps to a pass of either loop on an accelerator, where a small step costs as much as its kernels' launches: what
 these steps leave is then written by one kernel, not several.  On a CPU, which launches nothing, one."""
 
-LANES = 8
-"""Rows of a batch that fill a CPU's vector register, or half of one."""
+LANES, BLOCKS = 8, 4
+"""Rows of a batch that fill a CPU's vector register, or half of one; parts of a single row's product."""
 
 
 class Kept(NamedTuple):
@@ -283,16 +283,24 @@ def product(a: Array, M: Array, M_T: Array) -> Array:
     """A M, of few rows a.  On a CPU as (Mᵀ aᵀ)ᵀ, where B is 1 or a multiple of 8.
 
     As it stands, the product reads all of M, often larger than a core's cache, once for every few rows; turned, with
-    the rows of the batch along the vectors, it reads M once.  ``M_T`` is Mᵀ as an array, so that neither is made here.
+    the rows of the batch along the vectors, it reads M once.  The product of one row, all reading, is made in blocks of
+    columns, which the cores share.  ``M_T`` is Mᵀ as an array, so that neither is made here.
     """
 
     def turned(a: Array, M: Array, M_T: Array) -> Array:
         v_T: Array = lax.optimization_barrier(lax.dot_general(M_T, a, (((1,), (1,)), ((), ()))))
         return v_T.T  # the barrier, else XLA turns the product back
 
+    def shared(a: Array, M: Array, M_T: Array) -> Array:
+        blocks = M_T.reshape(math.gcd(len(M_T), BLOCKS), -1, M_T.shape[1])
+        rows = jnp.broadcast_to(a, (len(blocks), *a.shape))
+        v: Array = lax.optimization_barrier(lax.dot_general(blocks, rows, (((2,), (2,)), ((0,), (0,)))))
+        return v.reshape(1, -1)
+
     if len(a) > 1 and len(a) % LANES:
         return a @ M
-    v: Array = lax.platform_dependent(a, M, M_T, cpu=turned, default=lambda a, M, M_T: a @ M)
+    on_cpu = shared if len(a) == 1 else turned
+    v: Array = lax.platform_dependent(a, M, M_T, cpu=on_cpu, default=lambda a, M, M_T: a @ M)
     return v
 
 
