@@ -134,7 +134,7 @@ def products_alone(case: Case) -> Contender:
             rows = hs + 1e-9 * loss  # of this pass: else one would do for all
             os = rows @ V
             delta_hs = os @ V.T
-            return 1e-9 * delta_hs[0, 0], dW + outer_sum(rows[None], deltas[None]), dV + outer_sum(rows[None], os[None])
+            return 1e-9 * delta_hs[0, 0], dW + outer_sum(rows, deltas), dV + outer_sum(rows, os)
 
         sums = (jnp.zeros(()), jnp.zeros_like(W), jnp.zeros_like(V))
         loss, dW, dV = lax.fori_loop(0, -(-case.length // n), segment, sums)

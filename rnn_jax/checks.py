@@ -213,10 +213,10 @@ def check_inputs(xs: Any, D: int, dtype: Any, within: str = "") -> tuple[int, in
     return xs.shape[:2]  # type: ignore[no-any-return]
 
 
-def check_targets(network: Network, ys: Any, T: int, B: int, dtype: Any) -> None:
-    """Refuse targets of another shape or dtype than the loss takes."""
+def check_targets(network: Network, ys: Any, axes: tuple[int, ...], dtype: Any, within: str = "") -> None:
+    """Refuse targets of another shape or dtype than the loss takes; ``axes`` are those of the steps."""
     integers = network.loss.integer_targets
-    check_array(ys, "batch.ys", (T, B) if integers else (T, B, network.outputs), "int" if integers else dtype)
+    check_array(ys, f"{within}ys", axes if integers else (*axes, network.outputs), "int" if integers else dtype)
 
 
 def check_flags(mask: Any, reset: Any, xs: Any, D: int, within: str = "") -> None:
@@ -238,7 +238,7 @@ def check_window(network: Network, params: Any, state: Any, batch: Any) -> None:
     xs, ys, mask, reset = batch
     dtype = params.V.dtype
     T, B = check_inputs(xs, network.inputs, dtype, "batch.")
-    check_targets(network, ys, T, B, dtype)
+    check_targets(network, ys, (T, B), dtype, "batch.")
     check_flags(mask, reset, xs, network.inputs, "batch.")
     if network.loss.integer_targets:
         check_indices(ys, "batch.ys", network.outputs, mask)

@@ -119,27 +119,29 @@ def loss(network: Network, params: Params, state: State, batch: Batch) -> tuple[
     """
     checks.check_window(network, params, state, batch)
     os, state = apply(network, params, state, batch.xs, batch.mask, batch.reset)
-    return losses(network, os, batch).sum(), state
+    return losses(network, os, batch.ys, batch.mask).sum(), state
 
 
-def losses(network: Network, os: Array, batch: Batch) -> Array:
-    """ℓ(o_t), [T, B], in float32 at least; zero where a step does not count.
+def losses(network: Network, os: Array, ys: Array, mask: Array | None = None) -> Array:
+    """ℓ(o) of any leading axes, in float32 at least; zero where a step does not count.
 
     Args:
-      os: the logits [T, B, K] of the batch.
+      os: the logits […, K].
+      ys: targets, int […] or floats […, K].
+      mask: bool […] or None.
 
     Raises:
       InputError: logits, targets or a mask that do not fit the network and each other.
     """
     checks.check_network(network)
-    checks.check_array(os, "os", ("T", "B", network.outputs), "float")
-    checks.require(isinstance(batch, Batch), "batch", checks.describe(batch), "a Batch")
-    T, B, _ = os.shape
-    checks.check_targets(network, batch.ys, T, B, os.dtype)
-    if batch.mask is not None:
-        checks.check_array(batch.mask, "batch.mask", (T, B), "bool")
-    values = network.loss.value(os, batch.ys)
-    return values if batch.mask is None else jnp.where(batch.mask, values, 0)
+    checks.require(checks.is_array(os) and os.ndim > 0, "os", checks.describe(os), f"float[…,{network.outputs}]")
+    axes = os.shape[:-1]
+    checks.check_array(os, "os", (*axes, network.outputs), "float")
+    checks.check_targets(network, ys, axes, os.dtype)
+    if mask is not None:
+        checks.check_array(mask, "mask", axes, "bool")
+    values = network.loss.value(os, ys)
+    return values if mask is None else jnp.where(mask, values, 0)
 
 
 def sample(network: Network, params: Params, key: Array, prime: Array, length: int, temperature: float = 1.0) -> Array:

@@ -129,15 +129,15 @@ def fill(
     inputs = (_project(layer, _valid(xs, mask)), mask, reset)
 
     def run(together: int) -> Kept:
-        def write(carry: tuple[Units, Kept], inputs: tuple[Array, Any]) -> tuple[tuple[Units, Kept], None]:
-            (s, kept), (t, block) = carry, inputs
+        def write(carry: tuple[Any, Units, Kept], block: Any) -> tuple[tuple[Any, Units, Kept], None]:
+            t, s, kept = carry
             s, (ss, residual) = step(s, block) if together == 1 else lax.scan(step, s, block, unroll=True)
-            return (s, Kept(_put(kept.ss, ss, t + 1), _put(kept.residual, residual, t))), None
+            return (t + together, s, Kept(_put(kept.ss, ss, t + 1), _put(kept.residual, residual, t))), None
 
-        times, blocks = start + jnp.arange(0, n, together), inputs
+        blocks = inputs
         if together > 1:
             blocks = jax.tree.map(lambda a: a.reshape(n // together, together, *a.shape[1:]), inputs)
-        return lax.scan(write, (state_at(kept, start), kept), (times, blocks))[0][1]
+        return lax.scan(write, (start, state_at(kept, start), kept), blocks)[0][2]
 
     filled: Kept = _by_platform(run, math.gcd(n, STEPS_FORWARD))
     return filled
@@ -185,8 +185,8 @@ def reverse(
       which δx_t = δu_t Uᵀ; ``delta_s0``, ∂L/∂s_start, S arrays [B, H].
     """
 
-    def step(delta_s: Units, inputs: tuple[Any, ...]) -> tuple[Units, tuple[Array, ...]]:
-        t, delta_h, mask_t, reset_t = inputs
+    def step(carry: tuple[Any, Units], inputs: tuple[Any, ...]) -> tuple[tuple[Any, Units], tuple[Array, ...]]:
+        (t, delta_s), (delta_h, mask_t, reset_t) = carry, inputs
         s_start, s, residual = _where_not(reset_t, state_at(kept, t)), state_at(kept, t + 1), _at(kept.residual, t)
         delta_s = (delta_s[0] + delta_h, *delta_s[1:])
         delta_s_prev, delta_u_gates, delta_v_gates = cell.adjoint(s_start, s, residual, delta_s)
@@ -198,12 +198,12 @@ def reverse(
             counts = mask_t[:, None]
             deltas = tuple(jnp.where(counts, delta, 0) for delta in deltas)
             delta_s_prev = tuple(jnp.where(counts, new, old) for new, old in zip(delta_s_prev, delta_s, strict=True))
-        return delta_s_prev, deltas
+        return (t - 1, delta_s_prev), deltas
 
     n = len(xs)
-    inputs = (start + jnp.arange(n), delta_hs, mask, reset)
-    delta_s0, (delta_us, *rest) = _by_platform(
-        lambda together: lax.scan(step, delta_s_T, inputs, reverse=True, unroll=together),
+    inputs = (delta_hs, mask, reset)
+    (_, delta_s0), (delta_us, *rest) = _by_platform(
+        lambda together: lax.scan(step, (start + n - 1, delta_s_T), inputs, reverse=True, unroll=together),
         math.gcd(n, STEPS_REVERSE),
     )
     delta_vs = rest[0] if rest else delta_us
@@ -310,13 +310,14 @@ def affine(a: Array, M: Array, bias: Array | None) -> Array:
 
 
 def outer_sum(a: Array, b: Array) -> Array:
-    """Σ_t Σ_b a_tᵀ b_t: [T, B, M] and [T, B, N] to [M, N], summed in float32 at least.
+    """Σ aᵀ b over all rows: […, M] and […, N] to [M, N], summed in float32 at least.
 
     A CPU transposes the product's first operand to begin with: there b stands first where it is the narrower one.
     """
+    axes = tuple(range(a.ndim - 1))
 
     def straight(a: Array, b: Array) -> Array:
-        return lax.dot_general(a, b, (((0, 1), (0, 1)), ((), ())), preferred_element_type=wide(b.dtype))
+        return lax.dot_general(a, b, ((axes, axes), ((), ())), preferred_element_type=wide(b.dtype))
 
     if b.shape[-1] >= a.shape[-1]:
         return straight(a, b)
@@ -327,8 +328,8 @@ def outer_sum(a: Array, b: Array) -> Array:
 
 
 def row_sum(a: Array) -> Array:
-    """Σ_t Σ_b a_t: [T, B, N] to [N], summed in float32 at least."""
-    return a.sum(axis=(0, 1), dtype=wide(a.dtype))
+    """Σ a over all rows: […, N] to [N], summed in float32 at least."""
+    return a.sum(axis=tuple(range(a.ndim - 1)), dtype=wide(a.dtype))
 
 
 def _project(layer: Layer, xs: Array) -> Array:

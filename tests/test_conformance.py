@@ -71,8 +71,8 @@ WRONG_ALGORITHMS = {
         "gradients.bptt", "adjoints.delta_state[level]", "jax.tree.map(jnp.zeros_like, adjoints.delta_state[level])",
     ),
     "state dropped between windows": ("gradients.bptt", "grads), state_T", "grads), state"),
-    "error not masked": ("gradients.bptt", "jnp.where(window.mask[..., None], delta_os, 0)", "delta_os"),
-    "loss not masked": ("network", "jnp.where(batch.mask, values, 0)", "values"),
+    "error not masked": ("gradients.bptt", "jnp.where(mask[:, None], delta_os, 0)", "delta_os"),
+    "loss not masked": ("network", "jnp.where(mask, values, 0)", "values"),
     "h_t for h_{t−1} in dW": ("recurrence", "hidden(kept, start, n),)", "hidden(kept, start + 1, n),)"),
     "Jacobians in forward order": ("recurrence", "reverse=True", "reverse=False"),
     "diagonal adjoint": ("recurrence", "product(deltas[-1], W_T, layer.W)", "sum(jnp.split(deltas[-1] * jnp.diagonal("
@@ -91,6 +91,7 @@ WRONG_ALGORITHMS = {
     "b counted twice": ("recurrence", "b=row_sum(delta_us)", "b=2 * row_sum(delta_us)"),
     "a token read twice counts once in dU": ("recurrence", "lax.scatter_add(", "lax.scatter("),
     "rows in wrong order where they fill a vector": ("recurrence", "return v_T.T ", "return v_T.T[::-1] "),
+    "a single row's blocks in wrong order": ("recurrence", "return v.reshape(1, -1)", "return v[::-1].reshape(1, -1)"),
 }  # fmt: skip
 
 
@@ -130,7 +131,7 @@ def test_a_wrong_cell_is_caught(name):
 EVERY_RUN = {
     "gradient × 1.001", "carry dropped between segments", "state dropped between windows", "h_t for h_{t−1} in dW",
     "reset ignored in s_{t−1}", "masked step leaks into dU and db", "a token read twice counts once in dU",
-    "rows in wrong order where they fill a vector",
+    "rows in wrong order where they fill a vector", "a single row's blocks in wrong order",
 }  # fmt: skip
 """One wrong line of each kind; the others are slow to compile."""
 

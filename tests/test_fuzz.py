@@ -73,7 +73,7 @@ VALID = re.compile(
   | .*(inputs|hidden|outputs|length|batch_size|segment|steps|every|index)\ three | .*(length|index)\ zero
   | .*(prime|stream|tokens|hs)\ (short|long) | (decode|readout):.*\ empty | readout:\ hs\ flat
   | readout:\ params\.layers.* | windows?:\ stream\ (above|below) | .*\breset\ nowhere
-  | losses:.*(above|below|nowhere) | losses:\ batch\.(xs|reset).*
+  | losses:.*(above|below|nowhere)
   | compare:.*\ (float16|swapped) | run:.*(xs|ys|step)\ (above|below) | run:.*(mask|finite)\ nowhere
   | save:\ folder\ word | save:\ state\.(params|optimiser|algorithm|finite).*
   | restore:\ like\..*\ (nothing|listed|tuple|long|short|empty\ list|no\ \w+|nowhere)
@@ -127,7 +127,7 @@ CALLS = {
     "readout": lambda g: (network.readout, {"params": g.params, "hs": np.ones((T, B, 5))}),
     "loss": lambda g: (network.loss, g.window),
     "losses": lambda g: (
-        network.losses, {"network": TOKENS, "os": np.ones((T, B, 6)), "batch": g.batch}),
+        network.losses, {"network": TOKENS, "os": np.ones((T, B, 6)), "ys": g.batch.ys, "mask": g.batch.mask}),
     "sample": lambda g: (
         rj.sample, {**g.tokens, "key": KEY, "prime": np.array([1, 2, 3]), "length": 2, "temperature": 0.5}),
     "unroll": lambda g: (rj.unroll, {"cell": rj.gru(), "layer": g.params.layers[0], "s0": g.state[0], **g.xs}),

@@ -80,25 +80,27 @@ def bptt(network: Network, segment: int | None = None, recompute: bool = False) 
                 xs = recurrence.hidden(filled[-1], start + 1, len(xs))
             return tuple(filled)
 
-        def advance(kept: Memory, inputs: tuple[Array, Batch]) -> tuple[Memory, State | None]:
-            start, window = inputs
-            if not recompute:
-                return forward(kept, start, window), None
-            filled = forward(kept, 0, window)
-            return begin(filled, state_at(filled, len(window.xs))), state_at(kept, 0)
+        def advance(carry: tuple[Any, Memory], window: Batch) -> tuple[tuple[Any, Memory], State | None]:
+            (first, kept), n = carry, len(window.xs)
+            filled = forward(kept, first, window)
+            if recompute:  # the next segment takes its place
+                return (first, begin(filled, state_at(filled, n))), state_at(kept, first)
+            return (first + n, filled), None
 
-        def reverse(carry: tuple[Adjoints, Memory], inputs: Any) -> tuple[tuple[Adjoints, Memory], None]:
-            (adjoints, kept), ((first, window), border) = carry, inputs
+        def reverse(carry: tuple[Any, Memory, Adjoints], inputs: Any) -> tuple[tuple[Any, Memory, Adjoints], None]:
+            (end, kept, adjoints), (window, border) = carry, inputs
             n = len(window.xs)
+            first = 0 if recompute else end - n
             if recompute:
-                first, kept = 0, forward(begin(kept, border), 0, window)
-            hs = recurrence.hidden(kept[-1], first + 1, n)
+                kept = forward(begin(kept, border), first, window)
+            rows = recurrence.hidden(kept[-1], first + 1, n), window.ys, window.mask
+            hs, ys, mask = jax.tree.map(lambda a: a.reshape(n * B, *a.shape[2:]), rows)  # XLA fuses less with two axes
             os = net.readout(params, hs)
-            delta_os = network.loss.error(os, window.ys)
-            if window.mask is not None:
-                delta_os = jnp.where(window.mask[..., None], delta_os, 0)
-            delta_os = lax.optimization_barrier(delta_os)  # else XLA computes it for each of its uses
-            delta_hs = delta_os @ params.V.T
+            losses = net.losses(network, os, ys, mask).reshape(n, B).sum(axis=0)
+            delta_os = network.loss.error(os, ys)
+            if mask is not None:
+                delta_os = jnp.where(mask[:, None], delta_os, 0)
+            delta_hs = (delta_os @ params.V.T).reshape(n, B, -1)
             delta_state, layers = [], []
             for level in reversed(range(len(network.cells))):
                 gradients, delta_us, delta_s0 = recurrence.reverse(
@@ -116,10 +118,10 @@ def bptt(network: Network, segment: int | None = None, recompute: bool = False) 
                 delta_hs = delta_us @ params.layers[level].U.T
                 delta_state.append(delta_s0)
                 layers.append(gradients)
-            grads = Params(tuple(reversed(layers)), recurrence.outer_sum(hs, delta_os), recurrence.row_sum(delta_os))
-            losses = net.losses(network, os, window).sum(axis=0)
+            dV, dc = recurrence.outer_sum(hs, delta_os), recurrence.row_sum(delta_os)
+            grads = Params(tuple(reversed(layers)), dV, dc)
             losses, grads = jax.tree.map(jnp.add, (adjoints.losses, adjoints.grads), (losses, grads))
-            return (Adjoints(tuple(reversed(delta_state)), losses, grads), kept), None
+            return (first, kept, Adjoints(tuple(reversed(delta_state)), losses, grads)), None
 
         T, B = batch.xs.shape[:2]
         transposed = [recurrence.transposed(layer) for layer in params.layers]
@@ -128,10 +130,12 @@ def bptt(network: Network, segment: int | None = None, recompute: bool = False) 
         rooms = [
             recurrence.room(cell, n if recompute else T, s0) for cell, s0 in zip(network.cells, state, strict=True)
         ]
-        kept, groups, borders = begin(tuple(rooms), state), _segments(batch, n), []
+        groups, borders = _segments(batch, n), []
+        carry = (0, begin(tuple(rooms), state))
         for group in groups:
-            kept, states = lax.scan(advance, kept, group)
+            carry, states = lax.scan(advance, carry, group)
             borders.append(states)
+        end, kept = carry
         state_T = state_at(kept, 0 if recompute else T)
         sums = wide(params.V.dtype)
         adjoints = Adjoints(
@@ -140,7 +144,7 @@ def bptt(network: Network, segment: int | None = None, recompute: bool = False) 
             jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, sums), params),
         )
         for pair in reversed(list(zip(groups, borders, strict=True))):
-            (adjoints, kept), _ = lax.scan(reverse, (adjoints, kept), pair, reverse=True)
+            (end, kept, adjoints), _ = lax.scan(reverse, (end, kept, adjoints), pair, reverse=True)
         grads = jax.tree.map(lambda grad, leaf: grad.astype(leaf.dtype), adjoints.grads, params)
         return (adjoints.losses.sum(), grads), state_T
 
@@ -154,11 +158,9 @@ def default_segment(T: int, B: int, recompute: bool) -> int:
     return next((n for n in near if n > 0 and T % n == 0), max(1, wanted))
 
 
-def _segments(batch: Batch, segment: int) -> list[tuple[Array, Batch]]:
-    """Cut [T, …] into segments, each with its first step: full ones stacked [n, segment, …], and a shorter last one."""
+def _segments(batch: Batch, segment: int) -> list[Batch]:
+    """Cut [T, …] into segments: full ones stacked [n, segment, …], and a shorter last one."""
     T = len(batch.xs)
     full = T - T % segment
-    groups = [
-        (jnp.arange(0, full, segment), jax.tree.map(lambda a: a[:full].reshape(-1, segment, *a.shape[1:]), batch))
-    ]
-    return groups if full == T else [*groups, (jnp.array([full]), jax.tree.map(lambda a: a[None, full:], batch))]
+    groups = [jax.tree.map(lambda a: a[:full].reshape(-1, segment, *a.shape[1:]), batch)]
+    return groups if full == T else [*groups, jax.tree.map(lambda a: a[None, full:], batch)]

@@ -33,7 +33,7 @@ class Case(NamedTuple):
     windows: tuple[int, ...] = (37,)
     """Their lengths; together T.  37 is prime, and longer than any segment an algorithm is likely to cut."""
     rows: int = 3
-    """B.  8 fill a CPU's vectors, where an algorithm may lay its products out in another way."""
+    """B.  1, and 8, which fill a CPU's vectors: an algorithm may lay their products out in another way."""
     floats: bool = False
     """Float inputs and squared error instead of tokens and cross-entropy."""
 
@@ -43,7 +43,7 @@ class Case(NamedTuple):
 
 
 FEATURES = (
-    Case("plain"),
+    Case("plain", rows=1),
     Case("mask", mask=True),
     Case("reset", reset=True),
     Case("mask and reset", mask=True, reset=True, rows=8),
