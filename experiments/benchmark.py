@@ -67,6 +67,8 @@ class Config:
     """(B, T) of the grid."""
     longest: int = 1_000_000
     """The longest T."""
+    devices: int | None = None
+    """CPU devices that bptt may split a batch over; by default one a core."""
     rounds: int = 7
     """Timed calls of each program, at the least."""
     product: int = 4096
@@ -293,12 +295,12 @@ def plan(config: Config, folder: Path) -> list[tuple[Part, Case, str, Callable[[
 
 def run(config: Config) -> int:
     """Measure every case, and write the run folder."""
-    cores = os.cpu_count() or 1
-    jax.config.update("jax_num_cpu_devices", cores)
+    config = dataclasses.replace(config, devices=os.cpu_count() if config.devices is None else config.devices)
     if config.quick:
         config = dataclasses.replace(config, hidden=(16,), shapes=((4, 16),), longest=1000, rounds=2, product=256)
-    for name in ("longest", "rounds", "product"):
+    for name in ("longest", "devices", "rounds", "product"):
         require(getattr(config, name) > 0, name, getattr(config, name), "a positive int")
+    jax.config.update("jax_num_cpu_devices", config.devices)
     for name in ("cells", "hidden", "shapes", "parts"):
         require(getattr(config, name), name, getattr(config, name), "one or more")
     require(min([*config.hidden, *itertools.chain(*config.shapes)]) > 0, "hidden, shapes", config.hidden, "positive")

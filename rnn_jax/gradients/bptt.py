@@ -94,7 +94,7 @@ def bptt(network: Network, segment: int | None = None, recompute: bool = False) 
             if recompute:
                 kept = forward(begin(kept, border), first, window)
             rows = recurrence.hidden(kept[-1], first + 1, n), window.ys, window.mask
-            hs, ys, mask = jax.tree.map(lambda a: a.reshape(n * B, *a.shape[2:]), rows)  # XLA fuses less with two axes
+            hs, ys, mask = jax.tree.map(lambda a: a.reshape(n * B, *a.shape[2:]), rows)  # else XLA makes δo once more
             os = net.readout(params, hs)
             losses = net.losses(network, os, ys, mask).reshape(n, B).sum(axis=0)
             delta_os = network.loss.error(os, ys)
