@@ -295,7 +295,8 @@ def plan(config: Config, folder: Path) -> list[tuple[Part, Case, str, Callable[[
 
 def run(config: Config) -> int:
     """Measure every case, and write the run folder."""
-    config = dataclasses.replace(config, devices=os.cpu_count() if config.devices is None else config.devices)
+    if config.devices is None:
+        config = dataclasses.replace(config, devices=os.cpu_count() or 1)
     if config.quick:
         config = dataclasses.replace(config, hidden=(16,), shapes=((4, 16),), longest=1000, rounds=2, product=256)
     for name in ("longest", "devices", "rounds", "product"):
