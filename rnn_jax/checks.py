@@ -96,6 +96,14 @@ def check_array(value: Any, argument: str, shape: tuple[int | str, ...], dtype: 
         check_dtype(value.dtype, argument)
 
 
+def check_rows(value: Any, argument: str, width: int, dtype: Any) -> tuple[int, ...]:
+    """Refuse anything but an array […, width] of this dtype; returns its leading axes."""
+    require(is_array(value) and value.ndim > 0, argument, describe(value), f"{dtype}[…,{width}]")
+    axes: tuple[int, ...] = value.shape[:-1]
+    check_array(value, argument, (*axes, width), dtype)
+    return axes
+
+
 def check_arrays(tree: Any, argument: str) -> None:
     """Refuse a tree with a leaf that no jitted function takes: anything but an array of numbers, bools or PRNG keys."""
     for path, leaf in jax.tree.leaves_with_path(tree):

@@ -104,8 +104,7 @@ def readout(params: Params, hs: Array) -> Array:
     checks.check_array(params.V, "params.V", ("H", "K"), "float")
     (H, K), dtype = params.V.shape, params.V.dtype
     checks.check_array(params.c, "params.c", (K,), dtype)
-    checks.require(checks.is_array(hs) and hs.ndim > 0, "hs", checks.describe(hs), f"{dtype}[…,{H}]")
-    checks.check_array(hs, "hs", (*hs.shape[:-1], H), dtype)
+    checks.check_rows(hs, "hs", H, dtype)
     return affine(hs, params.V, params.c)
 
 
@@ -134,9 +133,7 @@ def losses(network: Network, os: Array, ys: Array, mask: Array | None = None) ->
       InputError: logits, targets or a mask that do not fit the network and each other.
     """
     checks.check_network(network)
-    checks.require(checks.is_array(os) and os.ndim > 0, "os", checks.describe(os), f"float[…,{network.outputs}]")
-    axes = os.shape[:-1]
-    checks.check_array(os, "os", (*axes, network.outputs), "float")
+    axes = checks.check_rows(os, "os", network.outputs, "float")
     checks.check_targets(network, ys, axes, os.dtype)
     if mask is not None:
         checks.check_array(mask, "mask", axes, "bool")
