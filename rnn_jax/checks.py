@@ -49,7 +49,8 @@ def is_array(value: Any) -> bool:
 
 def check_int(value: Any, argument: str, least: int = 1) -> None:
     """Refuse anything but an int that is large enough, and no larger than an array can be long."""
-    fits = type(value) is int and least <= value <= LARGEST_INT
+    integer = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    fits = integer and least <= value <= LARGEST_INT
     require(fits, argument, value, f"{'a positive int' if least else 'an int, 0 or more'}, and below 2**31")
 
 
@@ -87,7 +88,7 @@ def check_array(value: Any, argument: str, shape: tuple[int | str, ...], dtype: 
     wanted = f"{dtype}[{','.join(map(str, shape))}]"
     require(is_array(value), argument, describe(value), f"an array {wanted}")
     fits = len(value.shape) == len(shape) and all(
-        n == m if isinstance(m, int) else n > 0 for n, m in zip(value.shape, shape, strict=True)
+        n > 0 if isinstance(m, str) else n == m for n, m in zip(value.shape, shape, strict=True)
     )
     kind = jnp.issubdtype(value.dtype, kinds[dtype]) if dtype in kinds else value.dtype == dtype
     native = getattr(value.dtype, "isnative", True)
@@ -105,18 +106,29 @@ def check_rows(value: Any, argument: str, width: int, dtype: Any) -> tuple[int, 
 
 
 def check_arrays(tree: Any, argument: str) -> None:
-    """Refuse a tree with a leaf that no jitted function takes: anything but an array of numbers, bools or PRNG keys."""
+    """Refuse a tree with a leaf that no jitted function takes: anything but an array of numbers, bools or PRNG keys.
+
+    Neither may an integer be too large for the dtype that ``jit`` makes of it, where it would wrap to another one.
+    """
     for path, leaf in jax.tree.leaves_with_path(tree):
-        known = isinstance(leaf, jax.Array)
+        known, name = isinstance(leaf, jax.Array), f"{argument}{jax.tree_util.keystr(path)}"
         if isinstance(leaf, np.ndarray):
             known = leaf.dtype.isnative and (leaf.dtype == bool or jnp.issubdtype(leaf.dtype, jnp.number))
-        require(known, f"{argument}{jax.tree_util.keystr(path)}", describe(leaf), "an array of numbers")
+        require(known, name, describe(leaf), "an array of numbers")
+        narrow = jax.dtypes.canonicalize_dtype(leaf.dtype) if isinstance(leaf, np.ndarray) else leaf.dtype
+        if jnp.issubdtype(narrow, jnp.integer) and narrow != leaf.dtype and leaf.size:
+            bound = jnp.iinfo(narrow)
+            for bad in (leaf.min(), leaf.max()):
+                fits = bound.min <= bad <= bound.max
+                require(fits, name, Description(f"an array holding {bad}"), f"of numbers that fit {narrow}")
 
 
-def check_indices(value: Any, argument: str, size: int, mask: Any = None) -> None:
-    """Refuse indices outside 0 … size−1 at the steps that count, where the numbers can be looked at."""
-    if _is_concrete(value) and _is_concrete(mask):
-        numbers = np.asarray(value) if mask is None else np.asarray(value)[np.asarray(mask)]
+def check_indices(value: Any, argument: str, size: int, mask: Any = None, weight: Any = None) -> None:
+    """Refuse indices outside 0 … size−1 at the steps that count and have weight, where numbers can be looked at."""
+    if all(map(_is_concrete, (value, mask, weight))):
+        numbers = np.asarray(value)
+        for counts in (mask, None if weight is None else np.asarray(weight, float) > 0):
+            numbers = numbers if counts is None else np.where(counts, numbers, 0)
         for bad in (numbers.min(), numbers.max()):
             require(0 <= bad < size, argument, Description(f"an array holding {bad}"), f"indices in 0 … {size - 1}")
 
@@ -228,28 +240,38 @@ def check_targets(network: Network, ys: Any, axes: tuple[int, ...], dtype: Any, 
 
 
 def check_flags(mask: Any, reset: Any, xs: Any, D: int, within: str = "") -> None:
-    """Refuse flags of other shapes than the inputs', a mask without a step, a token out of range at one that counts."""
+    """Refuse flags of other shapes than the inputs', and a token out of range at a step that counts."""
     for name, flags in (("mask", mask), ("reset", reset)):
         if flags is not None:
             check_array(flags, f"{within}{name}", xs.shape[:2], "bool")
-    if mask is not None and _is_concrete(mask):
-        seen = Description("False everywhere")
-        require(np.asarray(mask).any(), f"{within}mask", seen, "True at one step at least")
     if jnp.issubdtype(xs.dtype, jnp.integer):
         check_indices(xs, f"{within}xs", D, mask)
+
+
+def check_weights(mask: Any, weight: Any, axes: tuple[int, ...], within: str = "") -> None:
+    """Refuse a mask or weights of another shape or dtype than the steps', and a weight below 0 at one that counts."""
+    if mask is not None:
+        check_array(mask, f"{within}mask", axes, "bool")
+    if weight is not None:
+        check_array(weight, f"{within}weight", axes, "float")
+        if _is_concrete(weight) and _is_concrete(mask):
+            numbers = np.asarray(weight if mask is None else np.where(mask, weight, 0), float)
+            bad = numbers[~(numbers >= 0) | ~np.isfinite(numbers)]
+            require(bad.size == 0, f"{within}weight", Description(f"an array holding {bad[:1]}"), "finite, 0 or more")
 
 
 def check_window(network: Network, params: Any, state: Any, batch: Any) -> None:
     """Refuse whatever does not fit together in one window of a sequence."""
     check_params(network, params)
     require(isinstance(batch, Batch), "batch", describe(batch), "a Batch")
-    xs, ys, mask, reset = batch
+    xs, ys, mask, reset, weight = batch
     dtype = params.V.dtype
     T, B = check_inputs(xs, network.inputs, dtype, "batch.")
     check_targets(network, ys, (T, B), dtype, "batch.")
     check_flags(mask, reset, xs, network.inputs, "batch.")
+    check_weights(mask, weight, (T, B), "batch.")
     if network.loss.integer_targets:
-        check_indices(ys, "batch.ys", network.outputs, mask)
+        check_indices(ys, "batch.ys", network.outputs, mask, weight)
     check_state(network, state, B, dtype)
 
 

@@ -1,6 +1,7 @@
 """Losses of one time step: the value ℓ(o_t) and the hand-written error ∂ℓ/∂o_t, where the reverse pass begins."""
 
 import jax.numpy as jnp
+from jax import lax
 from jax.nn import one_hot
 
 from rnn_jax.precision import indices, wide
@@ -10,41 +11,57 @@ from rnn_jax.types import Array, Loss
 def softmax_cross_entropy() -> Loss:
     """Cross-entropy of a softmax over K classes with integer targets, in nats.
 
-    With ŷ = softmax(o), computed after the maximum is subtracted so that no exponential overflows::
+    With ŷ = softmax(o) and the differences d_k = o_k − o_y to the target's logit, m = max(0, max_k d_k)::
 
-        ℓ(o) = −log ŷ[y] = log Σ_k exp(o_k) − o[y]
-        ∂ℓ/∂o = ŷ − onehot(y)                        derivation (3)
+        ℓ(o) = −log ŷ_y = log(1 + Σ_{k≠y} exp d_k) = m + log1p(Σ_{k≠y} exp(d_k − m) + expm1(−m))
+        ∂ℓ/∂o_k = ŷ_k    (k ≠ y)
+        ∂ℓ/∂o_y = −Σ_{k≠y} ŷ_k                          = ŷ_y − 1, derivation (3)
+
+    So written, nothing cancels where the prediction is right and confident, nor where all logits share a large offset:
+    value and error keep all their digits down to the smallest float, where log Σ_k exp(o_k) − o_y and ŷ_y − 1 are 0
+    from about the dtype's rounding on.  No exponential overflows.
 
     A target outside 0 … K−1 has no class: its loss and its error are NaN, never that of a neighbour.
+
+    Source: the gradient that vanishes early is "softmax collapse" in Prieto et al., *Grokking at the edge of numerical
+    stability*, ICLR (2025).
     """
-
-    def valid(o: Array, y: Array) -> Array:
-        return (y >= 0) & (y < o.shape[-1])
-
-    def value(o: Array, y: Array) -> Array:
-        o, y = o.astype(wide(o.dtype)), indices(y)
-        m = o.max(axis=-1, keepdims=True)
-        log_sum = jnp.log(jnp.exp(o - m).sum(axis=-1)) + m[..., 0]
-        o_y = jnp.where(one_hot(y, o.shape[-1], dtype=bool), o, 0).sum(axis=-1)
-        return jnp.where(valid(o, y), log_sum - o_y, jnp.nan)
-
-    def error(o: Array, y: Array) -> Array:
-        precise, y = o.astype(wide(o.dtype)), indices(y)
-        e = jnp.exp(precise - precise.max(axis=-1, keepdims=True))
-        y_hat = e / e.sum(axis=-1, keepdims=True)
-        delta_o = jnp.where(
-            valid(o, y)[..., None], jnp.where(one_hot(y, o.shape[-1], dtype=bool), y_hat - 1, y_hat), jnp.nan
-        )
-        return delta_o.astype(o.dtype)
-
-    return Loss("softmax_cross_entropy", value, error, integer_targets=True)
+    return Loss("softmax_cross_entropy", _cross_entropy, _cross_entropy_error, integer_targets=True)
 
 
 def squared_error() -> Loss:
     """Half the squared distance over the K outputs: ℓ(o) = ½ Σ_k (o_k − y_k)², ∂ℓ/∂o = o − y; derivation (4)."""
+    return Loss("squared_error", _half_square, _difference, integer_targets=False)
 
-    def value(o: Array, y: Array) -> Array:
-        difference = (o - y).astype(wide(o.dtype))
-        return 0.5 * (difference * difference).sum(axis=-1)
 
-    return Loss("squared_error", value, error=lambda o, y: o - y, integer_targets=False)
+def _cross_entropy(o: Array, y: Array) -> Array:
+    o, target, one_or_nan = _classes(o, y)
+    o_y = jnp.where(target, o, 0).sum(axis=-1, keepdims=True)
+    d = jnp.where(target, -jnp.inf, o - o_y)
+    m = lax.stop_gradient(jnp.maximum(d.max(axis=-1, keepdims=True), 0))  # any m gives the same value
+    return one_or_nan * (m + jnp.log1p(jnp.exp(d - m).sum(axis=-1, keepdims=True) + jnp.expm1(-m)))[..., 0]
+
+
+def _cross_entropy_error(o: Array, y: Array) -> Array:
+    precise, target, one_or_nan = _classes(o, y)
+    e = jnp.exp(precise - precise.max(axis=-1, keepdims=True))
+    others = jnp.where(target, 0, e / e.sum(axis=-1, keepdims=True))
+    error = jnp.where(target, -others.sum(axis=-1, keepdims=True), others)
+    return (one_or_nan[..., None] * error).astype(o.dtype)
+
+
+def _classes(o: Array, y: Array) -> tuple[Array, Array, Array]:
+    """Logits in float32 at least; where the target's class is, bool […, K]; 1, or NaN where there is none, […]."""
+    o, y = o.astype(wide(o.dtype)), indices(y)
+    exists = ((y >= 0) & (y < o.shape[-1])).astype(o.dtype)
+    # A quotient, not a NaN that is chosen from: with jax_debug_nans that one would stop a program on good data.
+    return o, one_hot(y, o.shape[-1], dtype=bool), exists / exists
+
+
+def _half_square(o: Array, y: Array) -> Array:
+    difference = (o - y).astype(wide(o.dtype))
+    return 0.5 * (difference * difference).sum(axis=-1)
+
+
+def _difference(o: Array, y: Array) -> Array:
+    return o - y

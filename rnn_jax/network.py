@@ -1,10 +1,11 @@
 """The network whose gradient everything computes: stacked recurrent layers, a linear readout and a loss.
 
 ``h^l_t`` of layer l is the input of layer l+1; the readout is ``o_t = h_t V + c`` on the highest one; the loss is the
-sum ``L = Σ_t Σ_b ℓ(o_t)`` over the steps that count.
+sum ``L = Σ_t Σ_b w_t ℓ(o_t)`` over the steps that count, with weights w_t of 1 unless the batch gives others.
 """
 
 import math
+from functools import partial
 from typing import Literal, get_args
 
 import jax
@@ -109,7 +110,7 @@ def readout(params: Params, hs: Array) -> Array:
 
 
 def loss(network: Network, params: Params, state: State, batch: Batch) -> tuple[Array, State]:
-    """The loss of a window, summed over the steps that count and the batch, and the state after it.
+    """The loss of a window, the weighted sum over the steps that count and the batch, and the state after it.
 
     Plain JAX, so that ``jax.grad`` of it is the judge of every hand-written gradient.
 
@@ -118,27 +119,52 @@ def loss(network: Network, params: Params, state: State, batch: Batch) -> tuple[
     """
     checks.check_window(network, params, state, batch)
     os, state = apply(network, params, state, batch.xs, batch.mask, batch.reset)
-    return losses(network, os, batch.ys, batch.mask).sum(), state
+    return losses(network, os, batch.ys, batch.mask, batch.weight).sum(), state
 
 
-def losses(network: Network, os: Array, ys: Array, mask: Array | None = None) -> Array:
-    """ℓ(o) of any leading axes, in float32 at least; zero where a step does not count.
+def losses(network: Network, os: Array, ys: Array, mask: Array | None = None, weight: Array | None = None) -> Array:
+    """The weighted loss w ℓ(o) of any leading axes, in float32 at least; zero where a step does not count.
+
+    The target of such a step, or of one of weight 0, is never looked at, neither here nor by autodiff of this.
 
     Args:
       os: the logits […, K].
       ys: targets, int […] or floats […, K].
       mask: bool […] or None.
+      weight: float […], 0 or more, or None.
 
     Raises:
-      InputError: logits, targets or a mask that do not fit the network and each other.
+      InputError: logits, targets, a mask or weights that do not fit the network and each other.
     """
-    checks.check_network(network)
-    axes = checks.check_rows(os, "os", network.outputs, "float")
-    checks.check_targets(network, ys, axes, os.dtype)
-    if mask is not None:
-        checks.check_array(mask, "mask", axes, "bool")
+    _check_rows(network, os, ys, mask, weight)
+    ys, share = _shares(ys, mask, weight)
     values = network.loss.value(os, ys)
-    return values if mask is None else jnp.where(mask, values, 0)
+    return values if share is None else jnp.where(share != 0, values * share.astype(values.dtype), 0)
+
+
+def errors(network: Network, os: Array, ys: Array, mask: Array | None = None, weight: Array | None = None) -> Array:
+    """The error δo = w ∂ℓ/∂o of any leading axes, in the logits' dtype: the hand-written derivative of ``losses``."""
+    _check_rows(network, os, ys, mask, weight)
+    ys, share = _shares(ys, mask, weight)
+    delta_os = network.loss.error(os, ys)
+    if share is None:
+        return delta_os
+    share = share[..., None].astype(delta_os.dtype)
+    return jnp.where(share != 0, delta_os * share, 0)
+
+
+def total_weight(batch: Batch) -> Array:
+    """The sum of the weights of the steps that count, in float32 at least: what a mean divides by.
+
+    NaN where one of them is not a number or below 0.
+    """
+    if batch.weight is None:
+        count = math.prod(batch.xs.shape[:2]) if batch.mask is None else batch.mask.sum()
+        return jnp.asarray(count, jnp.float32)
+    weight = jnp.asarray(batch.weight)
+    weight = weight if batch.mask is None else jnp.where(batch.mask, weight, 0)
+    valid = (weight >= 0).all().astype(wide(weight.dtype))
+    return weight.sum(dtype=wide(weight.dtype)) * (valid / valid)
 
 
 def sample(network: Network, params: Params, key: Array, prime: Array, length: int, temperature: float = 1.0) -> Array:
@@ -147,7 +173,7 @@ def sample(network: Network, params: Params, key: Array, prime: Array, length: i
     Args:
       key: a PRNG key.
       prime: int [T], at least one token, read first and not returned.
-      length: how many tokens to draw.
+      length: how many tokens to draw; each length is compiled once.
       temperature: logits are divided by it; 0 takes the likeliest token.
 
     Returns:
@@ -166,11 +192,20 @@ def sample(network: Network, params: Params, key: Array, prime: Array, length: i
     checks.check_indices(prime, "prime", vocabulary)
     checks.check_int(length, "length", least=0)
     checks.check_number(temperature, "temperature", 0, math.inf, "a number, 0 or more")
-    temperature = float(temperature)
+    likeliest = float(temperature) < float(jnp.finfo(wide(params.V.dtype)).tiny)
+    tokens: Array = _sample(network, params, key, jnp.asarray(prime), float(temperature), int(length), likeliest)
+    return tokens
 
+
+@partial(jax.jit, static_argnames=("network", "length", "likeliest"))
+def _sample(
+    network: Network, params: Params, key: Array, prime: Array, temperature: Array, length: int, likeliest: bool
+) -> Array:
     def draw(logits: Array, key: Array) -> Array:
-        if temperature < jnp.finfo(logits.dtype).tiny:
+        if likeliest:
             return logits.argmax(-1).astype(jnp.int32)
+        # In float32 at least: the noise that is added has the dtype of the logits, and in bfloat16 it is too coarse.
+        logits = logits.astype(wide(logits.dtype))
         return jax.random.categorical(key, (logits - logits.max()) / temperature).astype(jnp.int32)
 
     def step(carry: tuple[State, Array], key: Array) -> tuple[tuple[State, Array], Array]:
@@ -179,8 +214,26 @@ def sample(network: Network, params: Params, key: Array, prime: Array, length: i
         os, state = apply(network, params, state, token[None, None])
         return (state, os[0, 0]), token
 
-    os, state = apply(network, params, initial_state(network, params, 1), jnp.asarray(prime)[:, None])
+    os, state = apply(network, params, initial_state(network, params, 1), prime[:, None])
     return lax.scan(step, (state, os[-1, 0]), jax.random.split(key, length))[1]
+
+
+def _shares(ys: Array, mask: Array | None, weight: Array | None) -> tuple[Array, Array | None]:
+    """Targets, zero where nobody may look at them, and the weight of each step, zero there; None: 1 everywhere."""
+    if mask is None and weight is None:
+        return ys, None
+    share = jnp.asarray(mask, jnp.float32) if weight is None else jnp.asarray(weight)
+    if mask is not None:
+        share = jnp.where(mask, share, 0)
+    seen = share != 0
+    return jnp.where(seen if ys.ndim == share.ndim else seen[..., None], ys, 0), share
+
+
+def _check_rows(network: Network, os: Array, ys: Array, mask: Array | None, weight: Array | None) -> None:
+    checks.check_network(network)
+    axes = checks.check_rows(os, "os", network.outputs, "float")
+    checks.check_targets(network, ys, axes, os.dtype)
+    checks.check_weights(mask, weight, axes)
 
 
 def _uniform(key: Array, shape: tuple[int, ...], fan_in: int, dtype: jnp.dtype | type) -> Array:

@@ -1,9 +1,9 @@
 """Training: one jitted optax step for any algorithm, and the loop that runs it over a stream of windows."""
 
-import math
+import inspect
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -13,11 +13,13 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from rnn_jax import network as net
 from rnn_jax.checks import (
+    Description,
     check_array,
     check_arrays,
     check_inputs,
     check_int,
     check_key,
+    check_number,
     check_params,
     check_parts,
     check_window,
@@ -25,7 +27,9 @@ from rnn_jax.checks import (
     is_array,
     require,
 )
-from rnn_jax.types import Algorithm, Array, Batch, Network, Params
+from rnn_jax.interrupts import SignalsWait
+from rnn_jax.precision import wide
+from rnn_jax.types import Algorithm, Array, Batch, Network, Params, State
 
 
 class TrainState(NamedTuple):
@@ -38,91 +42,131 @@ class TrainState(NamedTuple):
     step: Array
     """How many updates were made, int32."""
     finite: Array
-    """False from the first step on whose loss or gradient was not finite; nothing has changed since then."""
+    """False from the first step on that was not accepted, because of a number that is not finite; nothing has changed
+    since then."""
 
 
 class Metrics(NamedTuple):
     """What one step tells, as scalars; or the means over several steps, as floats."""
 
     loss: Array | float
-    """Mean over the steps that count, before the update, in the loss's own unit (nats for cross-entropy)."""
+    """Mean over the steps that count, by their weights, before the update, in the loss's own unit (nats for
+    cross-entropy)."""
     grad_norm: Array | float
     """Global norm of the mean gradient, before clipping."""
     clipped: Array | float
     """Whether clipping changed it: 0 or 1, or a share when averaged over steps."""
+    weight: Array | float
+    """The sum of the weights of the steps that count; 0 for a window of padding only, which no mean includes."""
 
 
 class NonFiniteError(FloatingPointError):
-    """Training met a loss or gradient that is not finite; ``state`` holds everything as it was before that step."""
+    """Training met a number that is not finite; ``state`` holds everything as it was before that step."""
 
     def __init__(self, state: TrainState) -> None:
         self.state = state
         self.step = int(state.step)
         super().__init__(
-            f"the loss or its gradient is not finite at step {self.step}; the parameters before it are kept"
+            f"the loss, its gradient or the update made of them is not finite at step {self.step}; "
+            "the parameters before it are kept"
         )
 
 
 Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+Optimiser: TypeAlias = "optax.GradientTransformation | optax.MultiSteps"
 
 
 def start(
-    algorithm: Algorithm,
-    optimiser: optax.GradientTransformation,
-    params: Params,
-    batch_size: int,
-    key: Array | None = None,
+    algorithm: Algorithm, optimiser: Optimiser, params: Params, batch_size: int, key: Array | None = None
 ) -> TrainState:
-    """The state of a run before its first step."""
-    _check_method(algorithm, optimiser)
+    """The state of a run before its first step.
+
+    It is a copy: a step donates its state, and neither ``params`` nor an array inside of the optimiser goes with it, so
+    both may start another run.
+    """
+    transformation = _check_method(algorithm, optimiser)
     key = jax.random.key(0) if key is None else key
     check_key(key, "key")
     carried = algorithm.init(params, batch_size, key)
-    state = TrainState(params, optimiser.init(params), carried, jnp.zeros((), jnp.int32), jnp.ones((), bool))
     places = [getattr(leaf, "sharding", None) for leaf in jax.tree.leaves(carried)]
     mesh = next((place.mesh for place in places if isinstance(place, NamedSharding)), None)
+    state: TrainState = jax.tree.map(
+        jnp.copy,
+        TrainState(params, transformation.init(params), carried, jnp.zeros((), jnp.int32), jnp.ones((), bool)),
+    )
     if mesh is not None:  # the rest goes where the algorithm has put its state: whole, on each of its devices
-        state = jax.device_put(state, NamedSharding(mesh, PartitionSpec()))._replace(algorithm=carried)
+        whole = jax.device_put(state._replace(algorithm=()), NamedSharding(mesh, PartitionSpec()))
+        state = whole._replace(algorithm=state.algorithm)
     return state
 
 
-def make_step(
-    algorithm: Algorithm, optimiser: optax.GradientTransformation, clip: optax.GradientTransformation | None = None
-) -> Step:
-    """One training step, jitted: gradient, mean over the steps that count, clip, optimiser.
+def make_step(algorithm: Algorithm, optimiser: Optimiser, clip: optax.GradientTransformation | None = None) -> Step:
+    """One training step, jitted: gradient, mean over the steps that count by their weights, clip, optimiser.
 
-    The state passed in is donated: use the one returned.  Where the loss or a gradient is not finite, the state stays
-    as it was, there and at every later step, and ``run`` raises.
+    The state passed in is donated: use the one returned.  A step is accepted only if loss and gradient are finite and
+    no finite number in the parameters, the optimiser's state or the algorithm's becomes one that is not; otherwise the
+    state stays as it was, there and at every later step, and ``run`` raises.  A window of padding only leaves the
+    parameters and the optimiser's state as they were, and counts as a step.
+
+    On several CPU devices the step waits until it is done, since XLA's sum over them can deadlock when a step begins
+    before the last one has ended.  Inside of ``jit`` or ``lax.scan`` it is traced like any other function.
 
     Args:
-      clip: a stateless transformation, such as ``optax.clip`` (elementwise) or ``optax.clip_by_global_norm``.
+      optimiser: any of optax that works on mean gradients, ``MultiSteps`` included.  Its ``update`` is also given
+        ``value`` and ``grad``, the mean loss and gradient, and ``value_fn``, the mean loss of other parameters on this
+        window, whose own gradient is the algorithm's: with these, line searches and ``polyak_sgd`` train too.
+      clip: a stateless transformation, such as ``optax.clip`` (elementwise) or ``clip_by_global_norm``.
+
+    Raises:
+      InputError: an optimiser or a clip that is none; when called, a state or batch that does not fit, or an optimiser
+        whose update fails on what it is given.
     """
-    _check_method(algorithm, optimiser)
+    transformation = _check_method(algorithm, optimiser)
     if clip is not None:
         check_parts(clip, "clip", optax.GradientTransformation, "one of optax, like optax.clip(1.0)")
 
     @partial(jax.jit, donate_argnums=0)
+    def jitted(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        weight = net.total_weight(batch)
+        counts = weight != 0
+
+        def mean(params: Params) -> tuple[tuple[Array, Params], Any]:
+            result, carried = algorithm.update(params, state.algorithm, batch)
+            divisor = jnp.where(counts, weight, 1)
+            return jax.tree.map(lambda a: _divide(a, divisor), result), carried
+
+        (loss, grads), carried = mean(state.params)
+        fresh = jax.eval_shape(transformation.init, state.params)
+        fits = _form(state.optimiser) == _form(fresh)
+        require(fits, "state.optimiser", describe(state.optimiser), "of this optimiser, for these parameters")
+        clipped = grads if clip is None else clip.update(grads, clip.init(state.params), state.params)[0]
+        extra = {"value": loss, "grad": grads, "value_fn": _value_fn(lambda params: mean(params)[0])}
+        try:
+            taken = {name: extra[name] for name in extra if _takes(transformation.update, name)}
+            updates, optimiser_state = transformation.update(clipped, state.optimiser, state.params, **taken)
+        except Exception as error:
+            reason = Description(f"one whose update fails ({type(error).__name__}: {error})")
+            require(False, "optimiser", reason, "one that works on mean gradients alone")
+        changed = jnp.array(
+            [(a != b).any() for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(clipped), strict=True)]
+        )
+        params = optax.apply_updates(state.params, updates)
+        params, optimiser_state = _select(counts, (params, optimiser_state), state[:2])
+        after = TrainState(params, optimiser_state, carried, state.step + 1, jnp.ones((), bool))
+        finite = state.finite & _finite((loss, grads, weight)) & _stays_finite(state[:3], after[:3])
+        metrics = Metrics(loss, global_norm(grads), changed.any(), weight)
+        return _select(finite, after, state._replace(finite=finite)), metrics
+
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         _check_state(state)
         require(isinstance(batch, Batch), "batch", describe(batch), "a Batch")
-        (loss, grads), carried = algorithm.update(state.params, state.algorithm, batch)
-        valid = jnp.asarray(math.prod(batch.xs.shape[:2])) if batch.mask is None else batch.mask.sum()
-        mean = jax.tree.map(lambda g: g / valid.astype(g.dtype), grads)
-        fresh = jax.eval_shape(optimiser.init, state.params)
-        fits = _form(state.optimiser) == _form(fresh)
-        require(fits, "state.optimiser", describe(state.optimiser), "of this optimiser, for these parameters")
-        clipped = mean if clip is None else clip.update(mean, clip.init(state.params), state.params)[0]
-        updates, optimiser_state = optimiser.update(clipped, state.optimiser, state.params)
-        norm = optax.tree.norm(mean)
-        changed = jnp.array(
-            [(a != b).any() for a, b in zip(jax.tree.leaves(mean), jax.tree.leaves(clipped), strict=True)]
-        )
-        finite = state.finite & jnp.isfinite(loss) & jnp.isfinite(norm)
-        after = TrainState(
-            optax.apply_updates(state.params, updates), optimiser_state, carried, state.step + 1, jnp.ones((), bool)
-        )
-        kept = jax.tree.map(lambda new, old: _select(finite, new, old), after, state._replace(finite=finite))
-        return kept, Metrics(loss / valid.astype(loss.dtype), norm, changed.any())
+        check_arrays(batch, "batch")
+        state, metrics = jitted(state, batch)
+        if not isinstance(metrics.loss, jax.core.Tracer):
+            devices = jnp.asarray(metrics.loss).devices()
+            if len(devices) > 1 and all(device.platform == "cpu" for device in devices):
+                jax.block_until_ready(metrics)
+        return state, metrics
 
     return step
 
@@ -132,13 +176,18 @@ def run(
 ) -> Iterator[tuple[TrainState, Metrics]]:
     """Train up to step number ``steps``, from wherever ``state`` stands, and report.
 
+    Whatever ends the loop, the caller has a live state: where ``batch_at`` or a step raises, or a signal such as Ctrl-C
+    arrives, the step under way is finished, the steps since the last report are reported, and then the error is raised
+    or the signal delivered.  A second signal is delivered at once.
+
     Args:
       batch_at: the window of each step, a pure function of the step's number, so that a resumed run sees the same ones.
       every: how many steps a report spans.
 
     Yields:
-      ``(state, metrics)`` with the metrics averaged over the steps since the last report.  The state is donated to the
-      next step: save or copy what is to be kept before asking for the next report.
+      ``(state, metrics)`` with the metrics averaged over the steps since the last report, windows of padding only left
+      out (NaN if there is nothing else).  The state is donated to the next step: save or copy what is to be kept
+      before asking for the next report.
 
     Raises:
       NonFiniteError: carries the step and the last good state.
@@ -149,28 +198,37 @@ def run(
     check_arrays(state, "state")
     for name, count in (("steps", steps), ("every", every)):
         check_int(count, name)
-    devices = {device for leaf in jax.tree.leaves(state) if isinstance(leaf, jax.Array) for device in leaf.devices()}
-    # XLA's sum over several CPU devices can deadlock when a step begins before the last one has ended.
-    several = len(devices) > 1 and all(device.platform == "cpu" for device in devices)
     done = int(state.step)
     while done < steps:
-        reported = []
-        for index in range(done, min(done + every, steps)):
-            batch = batch_at(index)
-            require(isinstance(batch, Batch), f"batch_at({index})", describe(batch), "a Batch")
-            check_arrays(batch, "batch")
-            state, metrics = step(state, batch)
-            if several:
-                jax.block_until_ready(metrics)
-            reported.append(metrics)
-        done += len(reported)
-        if not state.finite:
+        reported: list[Metrics] = []
+        stopped: BaseException | None = None
+        with SignalsWait() as signals:
+            try:
+                for index in range(done, min(done + every, steps)):
+                    batch = batch_at(index)
+                    require(isinstance(batch, Batch), f"batch_at({index})", describe(batch), "a Batch")
+                    state, metrics = step(state, batch)
+                    reported.append(metrics)
+                    if signals.pending is not None:
+                        break
+            except BaseException as error:
+                stopped = error
+            done += len(reported)
+            if reported:
+                finite, mean = bool(state.finite), _average(reported)
+        if reported and not finite:
             raise NonFiniteError(state)
-        yield state, Metrics(*(float(np.mean(jax.device_get(values))) for values in zip(*reported, strict=True)))
+        if reported:
+            yield state, mean
+        signals.deliver()
+        if stopped is not None:
+            raise stopped
 
 
 def evaluate(network: Network, params: Params, batches: Iterable[Batch]) -> float:
-    """The mean loss over the steps that count, in nats for cross-entropy, with state carried from batch to batch.
+    """The mean loss over the steps that count, by their weights, with state carried from batch to batch.
+
+    In nats for cross-entropy.
 
     Raises:
       InputError: parameters or a batch that do not fit the network, or no step that counts.
@@ -178,26 +236,101 @@ def evaluate(network: Network, params: Params, batches: Iterable[Batch]) -> floa
     check_params(network, params)
     several = isinstance(batches, Iterable) and not is_array(batches)
     require(several, "batches", describe(batches), "batches one after another, as in a list")
-    state, total, count = None, 0.0, 0
+    state, total, weight = None, 0.0, 0.0
     for batch in batches:
         if state is None:
             require(isinstance(batch, Batch), "batch", describe(batch), "a Batch")
             _, B = check_inputs(batch.xs, network.inputs, params.V.dtype, "batch.")
             state = net.initial_state(network, params, B)
         check_window(network, params, state, batch)
-        loss, state = _loss(network, params, state, batch)
+        loss, state, share = _evaluate_window(network, params, state, batch)
         total += float(loss)
-        count += int(np.prod(batch.xs.shape[:2]) if batch.mask is None else np.asarray(batch.mask).sum())
-    require(count > 0, "batches", count, "at least one step that counts")
-    return total / count
+        weight += float(share)
+    require(weight > 0, "batches", Description(f"of weight {weight:g}"), "of one step that counts, at least")
+    return total / weight
 
 
-_loss = jax.jit(net.loss, static_argnums=0)
+def global_norm(tree: Any) -> Array:
+    """The Euclidean norm of all leaves, m ‖g / m‖ with m = max |g|, which overflows only where the norm itself does."""
+    largest, norm = _largest_and_norm(tree)
+    return largest * norm
 
 
-def _check_method(algorithm: Algorithm, optimiser: optax.GradientTransformation) -> None:
+def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
+    """``optax.clip_by_global_norm``, right also for finite gradients whose sum of squares overflows.
+
+    Where ‖g‖ > max_norm, g becomes max_norm (g / m) / ‖g / m‖ with m = max |g|.
+
+    Raises:
+      InputError: a norm that is not a positive number.
+    """
+    check_number(max_norm, "max_norm", 1e-30, np.inf, "a positive number")
+
+    def update(updates: Any, state: optax.EmptyState, params: Any = None) -> tuple[Any, optax.EmptyState]:
+        largest, norm = _largest_and_norm(updates)
+
+        def clipped(g: Array) -> Array:
+            scaled = g.astype(norm.dtype) / jnp.where(largest > 0, largest, 1)
+            return jnp.where(largest * norm > max_norm, (scaled * (max_norm / norm)).astype(g.dtype), g)
+
+        return jax.tree.map(clipped, updates), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def _largest_and_norm(tree: Any) -> tuple[Array, Array]:
+    """The largest size m = max |g| over all leaves, and ‖g / m‖, in float32 at least."""
+    leaves = [leaf.astype(wide(leaf.dtype)) for leaf in jax.tree.leaves(tree)]
+    largest = jnp.stack([jnp.abs(leaf).max(initial=0) for leaf in leaves]).max()
+    scale = jnp.where(largest > 0, largest, 1)
+    return largest, jnp.sqrt(jnp.stack([jnp.square(leaf / scale).sum() for leaf in leaves]).sum())
+
+
+def _value_fn(mean: Callable[[Params], tuple[Array, Params]]) -> Callable[[Params], Array]:
+    """The mean loss as a function whose derivative is the algorithm's own gradient."""
+
+    @jax.custom_vjp
+    def value(params: Params) -> Array:
+        return mean(params)[0]
+
+    def reverse(grads: Params, delta: Array) -> tuple[Params]:
+        return (jax.tree.map(lambda g: g * delta.astype(g.dtype), grads),)
+
+    value.defvjp(mean, reverse)
+    return value
+
+
+@partial(jax.jit, static_argnums=0)
+def _evaluate_window(network: Network, params: Params, state: State, batch: Batch) -> tuple[Array, State, Array]:
+    loss, state = net.loss(network, params, state, batch)
+    return loss, state, net.total_weight(batch)
+
+
+def _average(reported: list[Metrics]) -> Metrics:
+    """Over the windows that have weight: the loss by weight, the rest evenly; NaN where none has."""
+    loss, norm, clipped, weight = (np.asarray(values, float) for values in zip(*jax.device_get(reported), strict=True))
+    seen = weight != 0
+    if not seen.any():
+        return Metrics(np.nan, np.nan, np.nan, 0.0)
+    total = weight[seen].sum()
+    return Metrics(
+        float((loss[seen] * (weight[seen] / total)).sum()), norm[seen].mean(), clipped[seen].mean(), float(total)
+    )
+
+
+def _check_method(algorithm: Algorithm, optimiser: Any) -> optax.GradientTransformationExtraArgs:
+    """Refuse what is no algorithm or no optimiser; returns the optimiser as one that takes extra arguments."""
     check_parts(algorithm, "algorithm", Algorithm, "an Algorithm, like bptt(network)")
+    if isinstance(optimiser, optax.MultiSteps):
+        optimiser = optimiser.gradient_transformation()
     check_parts(optimiser, "optimiser", optax.GradientTransformation, "one of optax, like optax.adam(1e-3)")
+    return optax.with_extra_args_support(optimiser)
+
+
+def _takes(function: Callable[..., Any], name: str) -> bool:
+    """Whether the function has a keyword argument of this name, or takes any."""
+    parameters = inspect.signature(function).parameters
+    return name in parameters or any(each.kind is each.VAR_KEYWORD for each in parameters.values())
 
 
 def _check_state(state: Any) -> None:
@@ -211,9 +344,33 @@ def _form(tree: Any) -> tuple[Any, ...]:
     return jax.tree.structure(tree), *((leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(tree))
 
 
-def _select(condition: Array, new: Array, old: Array) -> Array:
-    if jnp.issubdtype(new.dtype, jax.dtypes.prng_key):
-        data = jnp.where(condition, jax.random.key_data(new), jax.random.key_data(old))
-        new = jax.random.wrap_key_data(data, impl=jax.random.key_impl(new))
-        return new
-    return jnp.where(condition, new, old)
+def _divide(a: Array, divisor: Array) -> Array:
+    """Short floats are divided in float32: the divisor, a number of steps, has more digits than they have."""
+    precise = a.astype(wide(a.dtype))
+    return (precise / divisor.astype(precise.dtype)).astype(a.dtype)
+
+
+def _select(condition: Array, new: Any, old: Any) -> Any:
+    """The one tree or the other; leaves keep the dtypes of the old one."""
+
+    def select(new: Array, old: Array) -> Any:
+        if jnp.issubdtype(old.dtype, jax.dtypes.prng_key):
+            data = jnp.where(condition, jax.random.key_data(new), jax.random.key_data(old))
+            return jax.random.wrap_key_data(data, impl=jax.random.key_impl(old))
+        return jnp.where(condition, jnp.asarray(new, old.dtype), old)
+
+    return jax.tree.map(select, new, old)
+
+
+def _floats(tree: Any) -> list[Array]:
+    return [leaf for leaf in map(jnp.asarray, jax.tree.leaves(tree)) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+
+
+def _finite(tree: Any) -> Array:
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in _floats(tree)]).all()
+
+
+def _stays_finite(before: Any, after: Any) -> Array:
+    """No number that was finite has become one that is not; some optimisers start with inf."""
+    pairs = zip(_floats(before), _floats(after), strict=True)
+    return jnp.stack([(jnp.isfinite(new) | ~jnp.isfinite(old)).all() for old, new in pairs]).all()

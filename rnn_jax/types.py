@@ -117,6 +117,9 @@ class Batch(NamedTuple):
     """bool [T, B]: the step counts.  One that does not changes neither state, loss nor gradient.  None: all."""
     reset: Array | None = None
     """bool [T, B]: the state is set to zero before the step, if the step counts.  None: never."""
+    weight: Array | None = None
+    """float [T, B] ≥ 0: the share of the step's loss in the sum.  At 0 the state advances and the target is never
+    looked at: it may be −100 or NaN.  None: 1 everywhere."""
 
 
 class Exact(NamedTuple):
@@ -152,9 +155,9 @@ class Algorithm(NamedTuple):
     """A way to compute the gradient of a network's loss, window by window.
 
     ``init(params, batch_size, key) -> state`` starts a sequence from the zero state;
-    ``update(params, state, batch) -> ((loss, grads), state)`` takes one window of it.  Loss and gradients are sums over
-    the valid steps and the batch, so windows, shards and micro-batches add up.  ``key`` is a PRNG key, used only by
-    stochastic algorithms; the others ignore it.
+    ``update(params, state, batch) -> ((loss, grads), state)`` takes one window of it.  Loss and gradients are weighted
+    sums over the valid steps and the batch, so windows, shards and micro-batches add up.  ``key`` is a PRNG key, used
+    only by stochastic algorithms; the others ignore it.
     """
 
     init: Callable[..., Any]

@@ -11,7 +11,7 @@ import rnn_jax
 ROOT = Path(rnn_jax.__file__).parent
 ROOMS = [
     "types", "precision", "checks", "cells", "losses", "recurrence", "network", "gradients", "diagnostics", "testing",
-    "train", "checkpoint", "data", "runs",
+    "interrupts", "train", "checkpoint", "data", "runs",
 ]  # fmt: skip
 FILES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
 AUTODIFF = re.compile(r"\b(grad|value_and_grad|vjp|jvp|jacfwd|jacrev|jacobian|hessian|linearize|linear_transpose)\b")

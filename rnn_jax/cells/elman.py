@@ -1,6 +1,7 @@
 """The Elman cell: the vanilla recurrent network, with an optional leak."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ from rnn_jax.checks import check_number, check_option
 from rnn_jax.types import Array, Cell, Units
 
 ACTIVATIONS: dict[str, tuple[Callable[[Array], Array], Callable[[Array], Array]]] = {
-    "tanh": (jnp.tanh, lambda a: 1 - a * a),
+    "tanh": (jnp.tanh, lambda a: (1 - a) * (1 + a)),
     "relu": (jax.nn.relu, lambda a: (a > 0).astype(a.dtype)),
     "identity": (lambda z: z, jnp.ones_like),
 }
@@ -44,18 +45,35 @@ def elman(activation: str = "tanh", leak: float = 1.0) -> Cell:
     """
     check_option(activation, "activation", tuple(ACTIVATIONS))
     check_number(leak, "leak", 1e-12, 1, "a number in (0, 1]")
-    phi, slope = ACTIVATIONS[activation]
-    leaky = leak < 1.0
-
-    def step(s_prev: Units, u: Units, v: Units) -> tuple[Units, Units]:
-        (h_prev,), (u_z,), (v_z,) = s_prev, u, v
-        a = phi(u_z + v_z)
-        return (((1 - leak) * h_prev + leak * a,), (a,)) if leaky else ((a,), ())
-
-    def adjoint(s_prev: Units, s: Units, residual: Units, delta_s: Units) -> tuple[Units, Units, Units]:
-        (delta_h,), (a,) = delta_s, residual if leaky else s
-        delta_z = (leak * delta_h * slope(a),)
-        return ((1 - leak) * delta_h if leaky else jnp.zeros_like(delta_h),), delta_z, delta_z
-
-    name = f"elman-{activation}" + (f"-leak{leak:g}" if leaky else "")
+    leak = float(leak)
+    name = f"elman-{activation}" + (f"-leak{leak:g}" if leak < 1 else "")
+    step, adjoint = Step(activation, leak), Adjoint(activation, leak)
     return Cell(name, states=("h",), gates=("z",), step=step, adjoint=adjoint, bias=(0.0,))
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step; the residual is a_t, where there is a leak."""
+
+    activation: str
+    leak: float
+
+    def __call__(self, s_prev: Units, u: Units, v: Units) -> tuple[Units, Units]:
+        (h_prev,), (u_z,), (v_z,) = s_prev, u, v
+        phi, _ = ACTIVATIONS[self.activation]
+        a = phi(u_z + v_z)
+        return (((1 - self.leak) * h_prev + self.leak * a,), (a,)) if self.leak < 1 else ((a,), ())
+
+
+@dataclass(frozen=True)
+class Adjoint:
+    """The transpose of the step's Jacobian, times ``delta_s``."""
+
+    activation: str
+    leak: float
+
+    def __call__(self, s_prev: Units, s: Units, residual: Units, delta_s: Units) -> tuple[Units, Units, Units]:
+        (delta_h,), (a,) = delta_s, residual if self.leak < 1 else s
+        _, slope = ACTIVATIONS[self.activation]
+        delta_z = (self.leak * delta_h * slope(a),)
+        return ((1 - self.leak) * delta_h if self.leak < 1 else jnp.zeros_like(delta_h),), delta_z, delta_z

@@ -3,8 +3,8 @@
 import math
 
 import jax.numpy as jnp
-from jax.nn import sigmoid
 
+from rnn_jax.cells.gates import gate, sigma, slope
 from rnn_jax.checks import check_number
 from rnn_jax.types import Cell, Units
 
@@ -25,8 +25,9 @@ def lstm(forget_bias: float = 1.0) -> Cell:
         δz_g     = δc_t i (1 − g²)            δz_o = δh_t tanh(c_t) o (1 − o)
         δc_{t−1} = δc_t f                     δu_t = δv_t = δz_t
 
-    The gates are kept from the forward pass, and tanh(c_t) is found as h_t / o_t, without another tanh.
-    The blocks of U, W and b stand in the order i, f, g, o of ``torch.nn.LSTM`` and cuDNN.
+    The gates i, f and o are stored signed (``cells/gates.py``), so that 1 − f keeps its digits where a unit remembers;
+    tanh(c_t) is computed again from c_t, and nothing is found by division: the adjoint is accurate for every
+    pre-activation.  The blocks of U, W and b stand in the order i, f, g, o of ``torch.nn.LSTM`` and cuDNN.
 
     Args:
       forget_bias: initial value of b_f; 1 lets a new cell remember.
@@ -38,24 +39,27 @@ def lstm(forget_bias: float = 1.0) -> Cell:
     Schmidhuber & Cummins, *Learning to forget*, Neural Computation 12 (2000).
     """
     check_number(forget_bias, "forget_bias", -math.inf, math.inf, "a finite number")
-
-    def step(s_prev: Units, u: Units, v: Units) -> tuple[Units, Units]:
-        (_, c_prev), (z_i, z_f, z_g, z_o) = s_prev, (a + b for a, b in zip(u, v, strict=True))
-        i, f, g, o = sigmoid(z_i), sigmoid(z_f), jnp.tanh(z_g), sigmoid(z_o)
-        c = f * c_prev + i * g
-        return (o * jnp.tanh(c), c), (i, f, g, o)
-
-    def adjoint(s_prev: Units, s: Units, residual: Units, delta_s: Units) -> tuple[Units, Units, Units]:
-        (_, c_prev), (h, _), (i, f, g, o), (delta_h, delta_c) = s_prev, s, residual, delta_s
-        tanh_c = h / jnp.maximum(o, jnp.finfo(o.dtype).tiny)  # 0 where o = 0
-        delta_c = delta_c + delta_h * o * (1 - tanh_c * tanh_c)
-        delta_z = (
-            delta_c * g * i * (1 - i),
-            delta_c * c_prev * f * (1 - f),
-            delta_c * i * (1 - g * g),
-            delta_h * h * (1 - o),
-        )
-        return (jnp.zeros_like(delta_h), delta_c * f), delta_z, delta_z
-
     bias = (0.0, float(forget_bias), 0.0, 0.0)
     return Cell("lstm", states=("h", "c"), gates=("i", "f", "g", "o"), step=step, adjoint=adjoint, bias=bias)
+
+
+def step(s_prev: Units, u: Units, v: Units) -> tuple[Units, Units]:
+    """One step; the residual is the gates i, f and o, signed, and g."""
+    (_, c_prev), (z_i, z_f, z_g, z_o) = s_prev, (a + b for a, b in zip(u, v, strict=True))
+    i, f, g, o = gate(z_i), gate(z_f), jnp.tanh(z_g), gate(z_o)
+    c = sigma(f) * c_prev + sigma(i) * g
+    return (sigma(o) * jnp.tanh(c), c), (i, f, g, o)
+
+
+def adjoint(s_prev: Units, s: Units, residual: Units, delta_s: Units) -> tuple[Units, Units, Units]:
+    """The transpose of the step's Jacobian, times ``delta_s``."""
+    (_, c_prev), (_, c), (i, f, g, o), (delta_h, delta_c) = s_prev, s, residual, delta_s
+    tanh_c = jnp.tanh(c)
+    delta_c = delta_c + delta_h * sigma(o) * ((1 - tanh_c) * (1 + tanh_c))
+    delta_z = (
+        delta_c * g * slope(i),
+        delta_c * c_prev * slope(f),
+        delta_c * sigma(i) * ((1 - g) * (1 + g)),
+        delta_h * tanh_c * slope(o),
+    )
+    return (jnp.zeros_like(delta_h), delta_c * sigma(f)), delta_z, delta_z

@@ -93,13 +93,12 @@ def bptt(network: Network, segment: int | None = None, recompute: bool = False) 
             first = 0 if recompute else end - n
             if recompute:
                 kept = forward(begin(kept, border), first, window)
-            rows = recurrence.hidden(kept[-1], first + 1, n), window.ys, window.mask
-            hs, ys, mask = jax.tree.map(lambda a: a.reshape(n * B, *a.shape[2:]), rows)  # else XLA makes δo once more
+            rows = recurrence.hidden(kept[-1], first + 1, n), (window.ys, window.mask, window.weight)
+            # On one axis, else XLA computes δo a second time.
+            hs, targets = jax.tree.map(lambda a: a.reshape(n * B, *a.shape[2:]), rows)
             os = net.readout(params, hs)
-            losses = net.losses(network, os, ys, mask).reshape(n, B).sum(axis=0)
-            delta_os = network.loss.error(os, ys)
-            if mask is not None:
-                delta_os = jnp.where(mask[:, None], delta_os, 0)
+            losses = net.losses(network, os, *targets).reshape(n, B).sum(axis=0)
+            delta_os = net.errors(network, os, *targets)
             delta_hs = (delta_os @ params.V.T).reshape(n, B, -1)
             delta_state, layers = [], []
             for level in reversed(range(len(network.cells))):
