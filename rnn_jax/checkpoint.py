@@ -1,6 +1,11 @@
 """Checkpoints of a run, kept by orbax."""
 
+import logging
 import os
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,42 +16,43 @@ from rnn_jax.train import TrainState
 
 
 def save(folder: str | Path, state: TrainState) -> None:
-    """Write the state under its step number and drop the one before it; a save cut short leaves the old one valid.
+    """Write the state to the folder, and then delete the checkpoint before it.
 
-    One of the same step is replaced.
+    At every moment the folder holds a whole checkpoint: this one once it is complete, until then the one before.  The
+    checkpoints are numbered in the order of saving, so the newest is restored even if its step is the same or smaller.
 
     Raises:
-      InputError: a folder that cannot be written, or not a state of a run.
+      InputError: a folder that cannot be written, a full disk, or not a state of a run.
     """
     _check_path(folder)
     _check_state(state, "state")
     import orbax.checkpoint as ocp
 
-    step = int(state.step)
     try:
-        with _manager(folder) as manager:
-            if step in manager.all_steps():
-                manager.delete(step)
-            manager.save(step, args=ocp.args.StandardSave(_by_name(state)), force=True)
-    except (OSError, ValueError) as error:
+        with _quiet(), _manager(folder, writes=True) as manager:
+            newest = manager.latest_step()
+            number = 0 if newest is None else newest + 1
+            manager.save(number, args=ocp.args.StandardSave(_by_name(state)), force=True)
+    except Exception as error:  # what a full disk raises depends on the thread that meets it first
         raise _refusal(folder, "written", error) from error
 
 
 def restore(folder: str | Path, like: TrainState) -> TrainState:
-    """The newest state in the folder, bitwise as it was saved.
+    """The newest state in the folder, bitwise as it was saved, typed PRNG keys included.
 
     Args:
       like: a state of the same network, optimiser and algorithm, as from ``train.start``; it gives structure, shapes,
         dtypes and devices.
 
     Raises:
-      InputError: no checkpoint there, a damaged one, or one of another structure, shape or dtype.
+      InputError: no checkpoint there, a damaged one, or one of another structure, shape, dtype or kind of PRNG key.
     """
     _check_path(folder)
     require(os.path.isdir(folder), "folder", str(folder), "a folder of checkpoints")
     _check_state(like, "like")
     try:
-        return _restore(folder, like)
+        with _quiet():
+            return _restore(folder, like)
     except InputError:
         raise
     except Exception as error:  # orbax meets a damaged file with whatever error its reader has
@@ -57,39 +63,73 @@ def _restore(folder: str | Path, like: TrainState) -> TrainState:
     import orbax.checkpoint as ocp
 
     with _manager(folder) as manager:
-        step = manager.latest_step()
-        require(step is not None, "folder", str(folder), "a folder with a finished checkpoint")
+        newest = manager.latest_step()
+        require(newest is not None, "folder", str(folder), "a folder with a finished checkpoint")
         wanted = {
             name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=getattr(leaf, "sharding", None))
             for name, leaf in _by_name(like).items()
         }
-        saved = dict(manager.item_metadata(step))
+        saved = dict(manager.item_metadata(newest))
         for name in sorted(wanted.keys() | saved.keys()):
             here, there = (
                 Description(f"{tree[name].dtype}{list(tree[name].shape)}" if name in tree else "absent")
                 for tree in (wanted, saved)
             )
             require(here == there, f"state{name} in {folder}", there, f"{here}, as in this run")
-        restored = manager.restore(step, args=ocp.args.StandardRestore(wanted))
-    leaves = [restored[name] for name in _by_name(like)]
+        restored = manager.restore(newest, args=ocp.args.StandardRestore(wanted))
+    leaves = [
+        jax.random.wrap_key_data(restored[name], impl=jax.random.key_impl(leaf)) if _is_key(leaf) else restored[name]
+        for name, leaf in zip(wanted, jax.tree.leaves(like), strict=True)
+    ]
     return cast(TrainState, jax.tree.unflatten(jax.tree.structure(like), leaves))
 
 
-def _manager(folder: str | Path) -> Any:
+def _manager(folder: str | Path, writes: bool = False) -> Any:
     import orbax.checkpoint as ocp
 
-    options = ocp.CheckpointManagerOptions(max_to_keep=1, enable_async_checkpointing=False)
+    options = ocp.CheckpointManagerOptions(
+        max_to_keep=1, enable_async_checkpointing=False, cleanup_tmp_directories=writes
+    )
     handler = ocp.StandardCheckpointHandler()
     return ocp.CheckpointManager(Path(folder).absolute(), options=options, item_handlers=handler)
 
 
 def _by_name(state: TrainState) -> dict[str, Any]:
-    return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(state)}
+    """The leaves by their paths; a typed PRNG key as its numbers, with its implementation in the name."""
+    return {
+        jax.tree_util.keystr(path) + (f" ({leaf.dtype})" if _is_key(leaf) else ""): (
+            jax.random.key_data(leaf) if _is_key(leaf) else leaf
+        )
+        for path, leaf in jax.tree.leaves_with_path(state)
+    }
+
+
+def _is_key(leaf: Any) -> bool:
+    return bool(jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the tracebacks that the threads of orbax and tensorstore print of an error which is raised here too."""
+    loggers, hook = [logging.getLogger(name) for name in ("absl", "asyncio")], sys.unraisablehook
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    sys.unraisablehook = lambda unraisable: None
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+        sys.unraisablehook = hook
 
 
 def _refusal(folder: str | Path, deed: str, error: Exception) -> InputError:
+    code = re.search(r"os_error_code='(\d+)'", str(error))  # tensorstore's way to tell
+    system = error.strerror if isinstance(error, OSError) else os.strerror(int(code[1])) if code else None
+    cause = system or f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
     return InputError(
-        f"folder is {str(folder)!r}, where no checkpoint can be {deed} ({type(error).__name__}); "
+        f"folder is {str(folder)!r}, where no checkpoint can be {deed} ({cause}); "
         "it must be a folder of whole checkpoints that can be written"
     )
 

@@ -1,0 +1,155 @@
+"""Checkpoints: at every moment a whole one, keys bitwise, and errors that say their cause."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+
+import rnn_jax as rj
+from rnn_jax import checkpoint, train
+
+NETWORK = rj.Network((rj.elman(),), 3, 2, 3, rj.softmax_cross_entropy())
+ADAM = optax.adam(0.01)
+
+
+def start(optimiser=ADAM, algorithm=None, step=0, key=5):
+    params = rj.init(NETWORK, jax.random.key(0))
+    state = train.start(algorithm or rj.bptt(NETWORK), optimiser, params, 2, jax.random.key(key))
+    return state._replace(step=state.step + step, params=jax.tree.map(lambda leaf: leaf + step, state.params))
+
+
+@pytest.fixture
+def moments(tmp_path):
+    """A function that calls another and copies a folder at each of its file operations, as a kill would leave it."""
+    watched, copies = [], tmp_path / "moments"
+
+    def look(event, arguments):
+        if watched and event in ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree"):
+            folder = watched.pop()
+            if any(str(folder) in str(argument) for argument in arguments):
+                with suppress(shutil.Error):  # of a file that another thread has just renamed
+                    shutil.copytree(folder, copies / str(len(list(copies.iterdir()))))
+            watched.append(folder)
+
+    def during(call, folder):
+        copies.mkdir()
+        watched.append(folder)
+        try:
+            call()
+        finally:
+            watched.clear()
+        return sorted(copies.iterdir(), key=lambda copy: int(copy.name))
+
+    sys.addaudithook(look)
+    return during
+
+
+@pytest.mark.parametrize("step", [3, 4, 2], ids=["same step", "next step", "earlier step"])
+def test_every_moment_has_a_whole_checkpoint(tmp_path, moments, step):
+    """Until the new state is complete the old one is restored, afterwards the new one; and the next save works."""
+    folder, old, new = tmp_path / "checkpoints", start(step=3), start(step=step, optimiser=optax.adam(0.01))
+    new = new._replace(params=jax.tree.map(lambda leaf: leaf + 100, new.params))
+    checkpoint.save(folder, old)
+    copies = moments(lambda: checkpoint.save(folder, new), folder)
+    assert len(copies) > 10
+    restored = [checkpoint.restore(copy, start()) for copy in copies]
+    are_new = [bool((state.params.c == new.params.c).all()) for state in restored]
+    assert are_new == sorted(are_new) and not are_new[0]
+    for state, is_new in zip(restored, are_new, strict=True):
+        chex.assert_trees_all_equal(state, new if is_new else old)
+    for copy in copies[:: len(copies) // 3]:
+        checkpoint.save(copy, start(step=9))
+        chex.assert_trees_all_equal(checkpoint.restore(copy, start()), start(step=9))
+        assert len(list(copy.iterdir())) == 1
+    chex.assert_trees_all_equal(checkpoint.restore(folder, start()), new)
+    assert len(list(folder.iterdir())) == 1
+
+
+def test_an_exception_in_a_save_leaves_the_one_before(tmp_path, monkeypatch):
+    import orbax.checkpoint as ocp
+
+    def interrupted(*arguments, **options):
+        raise KeyboardInterrupt
+
+    checkpoint.save(tmp_path, start(step=3))
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(ocp.CheckpointManager, "save", interrupted)
+        checkpoint.save(tmp_path, start(step=3))
+    chex.assert_trees_all_equal(checkpoint.restore(tmp_path, start()), start(step=3))
+
+
+def test_a_kill_in_a_save_leaves_the_one_before(tmp_path):
+    """SIGKILL in a process of its own, as the new checkpoint of the same step is about to get its name."""
+    program = f"""
+import os, signal, sys
+sys.path.insert(0, {os.path.dirname(__file__)!r})
+from test_checkpoint import checkpoint, start
+checkpoint.save({str(tmp_path)!r}, start(step=3))
+def look(event, arguments):
+    if event == "os.rename" and str(arguments[1]).startswith({str(tmp_path)!r}):
+        os.kill(os.getpid(), signal.SIGKILL)
+sys.addaudithook(look)
+checkpoint.save({str(tmp_path)!r}, start(step=3)._replace(finite=start().finite & False))
+"""
+    killed = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=300, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    chex.assert_trees_all_equal(checkpoint.restore(tmp_path, start()), start(step=3))
+
+
+def noisy():
+    """An algorithm that carries a typed PRNG key beside the state of bptt."""
+    base = rj.bptt(NETWORK)
+
+    def update(params, state, batch):
+        result, carried = base.update(params, state[0], batch)
+        return result, (carried, jax.random.split(state[1])[0])
+
+    return base._replace(init=lambda params, B, key=None: (base.init(params, B), key), update=update)
+
+
+@pytest.mark.parametrize("implementation", ["threefry2x32", "rbg"])
+def test_keys_are_restored_bitwise(tmp_path, implementation):
+    """In the state of the optimiser and of the algorithm, one and several, and a run goes on from them as before."""
+    keys = jax.random.split(jax.random.key(7, impl=implementation), 3)
+    optimiser = optax.chain(optax.add_noise(0.1, 0.5, keys[0]), ADAM)
+    state = start(optimiser, noisy())
+    state = state._replace(algorithm=(state.algorithm[0], keys))
+    checkpoint.save(tmp_path, state)
+    like = start(optimiser, noisy())
+    restored = checkpoint.restore(tmp_path, like._replace(algorithm=(like.algorithm[0], jnp.roll(keys, 1))))
+    chex.assert_trees_all_equal(restored, state)
+    assert restored.algorithm[1].dtype == keys.dtype
+
+
+def test_a_key_of_another_kind_is_refused(tmp_path):
+    like = start(algorithm=noisy())
+    checkpoint.save(tmp_path, like._replace(algorithm=(like.algorithm[0], jax.random.key(7, impl="unsafe_rbg"))))
+    with pytest.raises(rj.InputError, match=r"state\.algorithm\[1\] \(key<"):
+        checkpoint.restore(tmp_path, like)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(28, "No space left on device"),
+        ValueError("Failed to write 3 bytes to file 7: No space left on device [os_error_code='28']"),
+    ],
+    ids=["orbax", "tensorstore"],
+)
+def test_an_error_names_its_cause(tmp_path, monkeypatch, error):
+    import orbax.checkpoint as ocp
+
+    def full(*arguments, **options):
+        raise error
+
+    monkeypatch.setattr(ocp.CheckpointManager, "save", full)
+    with pytest.raises(rj.InputError, match=r"no checkpoint can be written \(No space left on device\)"):
+        checkpoint.save(tmp_path, start())
