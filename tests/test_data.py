@@ -1,13 +1,20 @@
 """Text: every character where it belongs, every target once, and bad files refused in one line."""
 
 import importlib.metadata
+import io
 import math
+import os
+import sys
+import threading
+from types import SimpleNamespace
 
+import jax
 import numpy as np
+import optax
 import pytest
 
 import rnn_jax as rj
-from rnn_jax import data
+from rnn_jax import data, train
 from rnn_jax.data import baselines
 
 
@@ -47,6 +54,42 @@ def test_windows_of_evaluation_hold_every_target_once(length, batch_size):
     np.testing.assert_array_equal(np.sort(targets), stream[1:])
     for batch in batches:
         np.testing.assert_array_equal(batch.ys[batch.mask], batch.xs[batch.mask] + 1)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 10])
+@pytest.mark.parametrize("length", [1, 7, 60])
+@pytest.mark.parametrize("warm_up", [1, 5, 25, 1000])
+def test_warm_up_reads_what_precedes_a_lane_at_weight_zero(length, batch_size, warm_up):
+    """Every target has a total weight of 1, and each lane reads its part of the stream, warm-up first, in order."""
+    stream = np.arange(103, dtype=np.int32)
+    batches = list(data.windows(stream, length, batch_size, warm_up))
+    masks = np.concatenate([batch.mask for batch in batches])
+    weights = np.concatenate([np.ones(batch.xs.shape) if batch.weight is None else batch.weight for batch in batches])
+    xs, ys = (np.concatenate([getattr(batch, name) for batch in batches]) for name in ("xs", "ys"))
+    np.testing.assert_array_equal(np.bincount(ys[masks], weights[masks], 103), [0] + [1] * 102)
+    for b in range(batch_size):
+        first, last = 102 * b // batch_size, 102 * (b + 1) // batch_size
+        np.testing.assert_array_equal(xs[masks[:, b], b], stream[max(0, first - warm_up) : last])
+        assert (~weights[masks[:, b], b].astype(bool)).sum() == min(first, warm_up)
+        np.testing.assert_array_equal(ys[masks[:, b], b], xs[masks[:, b], b] + 1)
+
+
+def test_lanes_with_a_warm_up_measure_what_one_lane_does():
+    """Forty lanes of a network that has learnt to count to 7: far off from the zero state, right after a warm-up."""
+    flips = np.random.default_rng(0).random(20_000) < 0.02
+    stream = ((np.arange(20_000) % 7 == 0) ^ flips).astype(np.int32)
+    network = rj.Network((rj.gru(),), 2, 8, 2, rj.softmax_cross_entropy())
+    algorithm, optimiser = rj.bptt(network), optax.adam(0.02)
+    state = train.start(algorithm, optimiser, rj.init(network, jax.random.key(0)), 16)
+    step = train.make_step(algorithm, optimiser)
+    with jax.numpy_dtype_promotion("standard"):  # for optax
+        *_, (state, _) = train.run(step, state, lambda i: data.window(stream, 20, 16, i), 200)
+    held_out = stream[:801]
+    whole, cold, warm = (
+        train.evaluate(network, state.params, data.windows(held_out, 50, *lanes)) for lanes in ((1,), (40,), (40, 100))
+    )
+    assert cold > 1.1 * whole
+    assert abs(warm - whole) < 0.001 * whole
 
 
 def test_markov_by_hand():
@@ -93,6 +136,32 @@ def test_bad_files_are_refused(tmp_path, content, says):
     with pytest.raises(rj.InputError, match=says) as caught:
         data.read_text(path)
     assert "\n" not in str(caught.value)
+
+
+def test_a_byte_order_mark_is_no_character(tmp_path):
+    text = "to be or not to be, " * 10
+    (tmp_path / "plain.txt").write_text(text)
+    (tmp_path / "marked.txt").write_text(text, encoding="utf-8-sig")
+    plain, marked = (data.read_text(tmp_path / name) for name in ("plain.txt", "marked.txt"))
+    assert plain.alphabet == marked.alphabet
+    np.testing.assert_array_equal(np.concatenate(plain[1:]), np.concatenate(marked[1:]))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes are of Unix")
+def test_a_text_may_come_through_a_pipe(tmp_path, monkeypatch):
+    """A named pipe, or "-", the standard input; but not the keyboard, which would look like a program that hangs."""
+    text, pipe = b"to be or not to be, " * 10, tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_bytes, args=(text,))
+    writer.start()
+    piped = data.read_text(pipe)
+    writer.join()
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(text), isatty=lambda: False))
+    typed = data.read_text("-")
+    assert sum(map(len, piped[1:])) == sum(map(len, typed[1:])) == len(text)
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: True))
+    with pytest.raises(rj.InputError, match="text is '-'; it must be"):
+        data.read_text("-")
 
 
 @pytest.mark.parametrize("walk", [data.windows, lambda *a: [data.window(*a, 0)]])

@@ -1,6 +1,7 @@
 """Text as integer streams, and the windows [T, B] that walk along them."""
 
 import importlib.metadata
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -52,18 +53,22 @@ def shakespeare() -> Corpus:
 
 
 def read_text(path: str | Path) -> Corpus:
-    """A UTF-8 text file, split by position: 90 % to train, 5 % to validate, 5 % to test.
+    """A UTF-8 text, split by position: 90 % to train, 5 % to validate, 5 % to test.
+
+    A byte order mark at its beginning is not a part of the text.
+
+    Args:
+      path: a file or a named pipe; "-" is the standard input.
 
     Raises:
       InputError: the file is missing, empty, not UTF-8 text, or too short to split.
     """
     require(isinstance(path, str | Path), "text", describe(path), "the path of a file")
-    path = Path(path)
     try:
-        require(path.is_file(), "text", str(path), "an existing file")
-        text = path.read_bytes().decode("utf-8")
+        text = _read_bytes(path).decode("utf-8").removeprefix("\ufeff")
     except OSError as error:
-        raise InputError(f"text is {str(path)!r}, {error.strerror}; it must be a file that can be read") from None
+        cause = error.strerror or "which cannot be read"
+        raise InputError(f"text is {str(path)!r}, {cause}; it must be a file that can be read") from None
     except UnicodeDecodeError as error:
         raise InputError(
             f"text is {str(path)!r}, whose byte {error.start} is not UTF-8; it must be UTF-8 text"
@@ -135,18 +140,38 @@ def window(stream: Stream, length: int, batch_size: int, index: int) -> Batch:
     return Batch(tokens[:-1], tokens[1:])
 
 
-def windows(stream: Stream, length: int, batch_size: int) -> Iterator[Batch]:
+def windows(stream: Stream, length: int, batch_size: int, warm_up: int = 0) -> Iterator[Batch]:
     """One pass over a stream, for evaluation with carried state: every character but the first is a target once.
 
     The stream is cut into B lanes of equal length up to one character; steps beyond the end of a lane are masked.
+
+    Args:
+      warm_up: how many characters before its own a lane reads first, at weight 0, so that it does not begin with the
+        zero state.  Lanes near the beginning of the stream read as many as there are, the first lane none.
+
+    Raises:
+      InputError: a length or batch size that is not positive, a warm-up below 0, or a stream shorter than one window.
     """
     _check_sizes(stream, length, batch_size)
+    check_int(warm_up, "warm_up", least=0)
     edges = np.arange(batch_size + 1, dtype=np.int64) * (len(stream) - 1) // batch_size
-    for start in range(0, int(np.diff(edges).max()), length):
+    warm_up = min(warm_up, int(edges[-2]))
+    for start in range(-warm_up, int(np.diff(edges).max()), length):
         at = edges[None, :-1] + start + np.arange(length)[:, None]
-        mask = at < edges[None, 1:]
+        mask = (at >= 0) & (at < edges[None, 1:])
+        weight = (at >= edges[None, :-1]).astype(np.float32) if warm_up else None
         at = np.where(mask, at, 0)
-        yield Batch(stream[at], stream[at + 1], cast(Any, mask))
+        yield Batch(stream[at], stream[at + 1], *cast(Any, (mask, None, weight)))
+
+
+def _read_bytes(path: str | Path) -> bytes:
+    if str(path) == "-":
+        piped = sys.stdin is not None and not sys.stdin.isatty()
+        require(piped, "text", "-", 'a file, or "-" with a text piped in')
+        return sys.stdin.buffer.read()
+    file = Path(path)
+    require(file.is_file() or file.is_fifo(), "text", str(path), "an existing file")
+    return file.read_bytes()
 
 
 def _corpus(*parts: str) -> Corpus:
