@@ -19,7 +19,6 @@ import itertools
 import json
 import math
 import multiprocessing
-import os
 import statistics
 import subprocess
 import sys
@@ -52,6 +51,8 @@ BPTT, ONE, RECOMPUTED = "bptt", "bptt, one device", "bptt, recomputed"
 USUAL, OUTSIDE = "jax.grad, usual scan", "jax.grad, inputs outside"
 PRODUCT, PRODUCTS = "one large product", "products alone"
 OURS = (BPTT, ONE, RECOMPUTED)
+FILES = r"rows\.jsonl|summary\.json|(peers|length|crossover)\.png|(cuda|tpu)-\w+\.json"
+"""What a run writes beside config.json."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,16 @@ class Config:
     resume: Path | None = None
     """Go on with the run in this folder; give the same flags again."""
     quick: bool = False
-    """Small cases of every part, in minutes; the figures mean nothing."""
+    """Small cases of every part, in minutes, unless other flags say more; the figures mean nothing."""
+
+
+QUICK = Config(hidden=(16,), shapes=((4, 16),), longest=1000, rounds=2, product=256, quick=True)
+
+
+def flags(parse: runs.Parse) -> Config:
+    """The command line; with --quick the flags that are left out are those of a quick run."""
+    config = parse(Config())
+    return parse(QUICK) if config.quick else config
 
 
 def loss_and_gradient(case: Case, algorithm: rj.Algorithm) -> Contender:
@@ -296,12 +306,10 @@ def plan(config: Config, folder: Path) -> list[tuple[Part, Case, str, Callable[[
 def run(config: Config) -> int:
     """Measure every case, and write the run folder."""
     if config.devices is None:
-        config = dataclasses.replace(config, devices=os.cpu_count() or 1)
-    if config.quick:
-        config = dataclasses.replace(config, hidden=(16,), shapes=((4, 16),), longest=1000, rounds=2, product=256)
+        config = dataclasses.replace(config, devices=runs.cores())
     for name in ("longest", "devices", "rounds", "product"):
         require(getattr(config, name) > 0, name, getattr(config, name), "a positive int")
-    jax.config.update("jax_num_cpu_devices", config.devices)
+    runs.use_cores(config.devices)
     for name in ("cells", "hidden", "shapes", "parts"):
         require(getattr(config, name), name, getattr(config, name), "one or more")
     require(min([*config.hidden, *itertools.chain(*config.shapes)]) > 0, "hidden, shapes", config.hidden, "positive")
@@ -309,8 +317,7 @@ def run(config: Config) -> int:
         folder = config.resume
         require((folder / "rows.jsonl").is_file(), "resume", str(folder), "the folder of an earlier run")
     else:
-        folder = runs.new_folder("benchmark", config.out, config.overwrite)
-        runs.write_json(folder / "config.json", config)
+        folder = runs.new_folder("benchmark", config, FILES)
     file = folder / "rows.jsonl"
     rows = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
     done = {(row["part"], *(row[field] for field in Case._fields), row["way"]) for row in rows}
@@ -439,4 +446,4 @@ def _short(value: Any) -> str:
 
 
 if __name__ == "__main__":
-    runs.main(Config, run)
+    runs.main(Config, run, flags)

@@ -11,10 +11,13 @@ Examples:
 """
 
 import dataclasses
+import hashlib
 import json
 import math
-import os
+import shlex
+import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -25,12 +28,22 @@ from tqdm import tqdm
 
 import rnn_jax as rj
 from rnn_jax import checkpoint, data, runs, train
-from rnn_jax.checks import InputError, require
+from rnn_jax.checks import LARGEST_NUMBER, Description, check_int, check_number, require
 from rnn_jax.data import baselines
+from rnn_jax.interrupts import SignalsWait
 
 NATS = math.log(2)
 REPORTS = 100
 """How many lines of metrics a run writes."""
+LANES, LANE, WARM_UP = 64, 1000, 100
+"""Held-out text is read in at most this many lanes, each at least so long, after so many characters before it."""
+FILES = (
+    r"(text|summary|interrupted)\.json|metrics\.jsonl|learning_curve\.png"
+    r"|checkpoint(/\d+(\.orbax-checkpoint-tmp[^/]*)?(/(_\w+|\w+\.txt|d|default|array_metadatas|manifest\.ocdbt"
+    r"|(ocdbt\.)?process_\d+|[0-9a-f]{32})(\.orbax-checkpoint-tmp[^/]*|\.__lock)?)*)?"
+)
+"""What a run writes beside config.json."""
+Line = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -38,26 +51,29 @@ class Config:
     """What to train, on what, and for how long."""
 
     text: Path | None = None
-    """UTF-8 text file; by default 38 plays of Shakespeare."""
+    """UTF-8 text file, or - for the standard input; by default 38 plays of Shakespeare."""
     cell: Literal["elman", "lstm", "gru"] = "elman"
-    activation: Literal["tanh", "relu", "identity"] = "tanh"
-    """Of an elman cell."""
-    leak: float = 1.0
-    """Of an elman cell, in (0, 1]; 1 is the plain cell."""
+    activation: Literal["tanh", "relu", "identity"] | None = None
+    """(elman only) By default tanh."""
+    leak: float | None = None
+    """(elman only) In (0, 1]; by default 1, the plain cell."""
     hidden: int = 128
     """H, units per layer."""
     layers: int = 1
     recurrent: Literal["uniform", "orthogonal", "identity"] = "uniform"
-    """How W is drawn."""
+    """Initialisation of W."""
     algorithm: Literal["bptt", "autodiff"] = "bptt"
-    """Who computes the gradient: the hand-written reverse, or JAX."""
+    """Gradient algorithm: the hand-written reverse, or JAX's."""
     devices: int | None = None
     """How many share a batch, which they must divide; by default the most that do, a core of the CPU being one."""
-    steps: int = 8000
+    steps: int | None = None
+    """Updates; by default 8000, with --quick 60. With --resume, those of the whole run: the cosine of --decay is then
+    computed anew over that many, so the rate jumps from its end back to where the longer cosine is at this step."""
     batch: int = 32
     """B, lanes of text read side by side."""
-    length: int = 100
-    """T, characters per window; the gradient does not reach beyond it, the state does."""
+    length: int | None = None
+    """T, characters per window; the gradient does not reach beyond it, the state does. By default 100, with --quick
+    50."""
     optimiser: Literal["adam", "sgd"] = "adam"
     rate: float | None = None
     """Peak learning rate: for adam 3e-3 (elman) or 1e-2 (lstm, gru), for sgd 0.01, unless given."""
@@ -65,31 +81,113 @@ class Config:
     """Let the rate fall to a tenth along a cosine."""
     clip: Literal["norm", "value", "none"] = "norm"
     """Clip the gradient's global norm, or each element."""
-    clip_at: float = 1.0
+    clip_at: float | None = None
+    """By default 1."""
     seed: int = 0
-    sample: int = 500
-    """Characters to write at the end."""
-    temperature: float = 0.8
-    """Of the sample; 0 takes the likeliest character."""
+    """In 0 … 2**32 - 1."""
+    sample: int | None = None
+    """Characters to write at the end; by default 500, with --quick 100."""
+    temperature: float | None = None
+    """Of the sample; 0 takes the likeliest character. By default 0.8."""
     prime: str | None = None
     """Text that the sample continues; by default a line break, or its lowest character where the text has none."""
     out: Path | None = None
     """Run folder; by default runs/char_lm/TIME."""
     overwrite: bool = False
-    """Replace what the run folder holds."""
+    """Replace the earlier run that the folder given by --out holds."""
     resume: Path | None = None
-    """Go on with the run in this folder, with its own settings; only --steps may be given again."""
+    """Go on with the run in this folder, with its own flags; only --steps, --devices and --text (the same text in
+    another place) may differ."""
     quick: bool = False
-    """A run of seconds that touches everything: 60 steps on a part of the text."""
+    """A run of seconds that touches everything: a part of the text, and fewer steps unless --steps is given."""
+
+
+def flags(parse: runs.Parse) -> Config:
+    """The command line; with --resume the flags that are left out are those of the run."""
+    config = parse(Config())
+    if config.resume is None:
+        return config
+    saved = dataclasses.replace(runs.read_config(config.resume, "char_lm", Config), resume=config.resume)
+    return resumed(parse(saved), left_out=saved)
+
+
+def resumed(config: Config, left_out: Config) -> Config:
+    """The configuration of the run to resume, with the steps, devices and text of ``config`` where it gives them.
+
+    Anything else that differs from the run is refused, unless it is as in ``left_out``: then it was not given.
+    """
+    saved = runs.read_config(config.resume, "char_lm", Config)
+    free = {name: getattr(config, name) for name in ("steps", "devices", "text") if getattr(config, name) is not None}
+    for field in dataclasses.fields(Config):
+        name, given, own = field.name, getattr(config, field.name), getattr(saved, field.name)
+        if name not in free and name != "resume" and given != getattr(left_out, name):
+            require(given == own, name, given, f"{own}, as in the run that is resumed")
+    return dataclasses.replace(saved, resume=config.resume, **free)
+
+
+def settle(config: Config) -> Config:
+    """The configuration with its defaults filled in; flags that would change nothing are refused."""
+    for name, idle, needed in (
+        ("activation", config.cell != "elman", "--cell elman"),
+        ("leak", config.cell != "elman", "--cell elman"),
+        ("clip_at", config.clip == "none", "--clip norm or value"),
+        ("temperature", config.sample == 0, "--sample above 0"),
+        ("prime", config.sample == 0, "--sample above 0"),
+        ("overwrite", config.out is None, "--out"),
+    ):
+        value = getattr(config, name)
+        require(not (idle and value), name, value, f"left out: it changes nothing without {needed}")
+    usual = {
+        "activation": "tanh" if config.cell == "elman" else None,
+        "leak": 1.0 if config.cell == "elman" else None,
+        "steps": 60 if config.quick else 8000,
+        "length": 50 if config.quick else 100,
+        "rate": 3e-3 if (config.optimiser, config.cell) == ("adam", "elman") else 1e-2,
+        "clip_at": None if config.clip == "none" else 1.0,
+        "sample": 100 if config.quick else 500,
+        "temperature": None if config.sample == 0 else 0.8,
+        "text": config.text,
+    }
+    if config.text is not None and str(config.text) != "-":
+        usual["text"], config = config.text.absolute(), dataclasses.replace(config, text=None)
+    left_out = {name: value for name, value in usual.items() if getattr(config, name) is None}
+    config = dataclasses.replace(config, **left_out)
+    for name in ("layers", "steps", "batch", "length"):
+        check_int(getattr(config, name), name if name != "batch" else "batch_size")
+    check_int(config.sample, "sample", least=0)
+    require(0 <= config.seed < 2**32, "seed", config.seed, "in 0 … 2**32 - 1")
+    if config.temperature is not None:
+        check_number(config.temperature, "temperature", 0, LARGEST_NUMBER, "a finite number, 0 or more")
+    for name in ("rate", "clip_at"):
+        value = getattr(config, name)
+        require(value is None or 0 < value < math.inf, name, value, "a positive number")
+    return config
+
+
+def load(config: Config) -> tuple[data.Corpus, str]:
+    """The text, and what the sample continues."""
+    corpus = data.read_text(config.text) if config.text else data.shakespeare()
+    if config.quick:
+        corpus = corpus._replace(**{part: getattr(corpus, part)[:20_000] for part in ("train", "validation", "test")})
+    prime = config.prime if config.prime is not None else "\n" if "\n" in corpus.alphabet else corpus.alphabet[0]
+    require(prime, "prime", prime, "one character or more")
+    data.encode(prime, corpus.alphabet, "prime")
+    data.window(corpus.train, config.length, config.batch, 0)
+    return corpus, prime
+
+
+def identity(corpus: data.Corpus) -> dict[str, Any]:
+    """The alphabet, and a SHA-256 of it and of all parts: equal texts have equal ones, whatever file they are from."""
+    sha = hashlib.sha256(corpus.alphabet.encode("utf-32-le", "surrogatepass"))
+    for part in corpus[1:]:
+        sha.update(f"{len(part)};".encode())
+        sha.update(part.astype("<i4").tobytes())
+    return {"sha256": sha.hexdigest(), "characters": sum(map(len, corpus[1:])), "alphabet": corpus.alphabet}
 
 
 def build(config: Config, vocabulary: int) -> tuple[rj.Network, rj.Algorithm, optax.GradientTransformation, Any]:
     """The network, its algorithm, the optimiser and the clip that a configuration asks for."""
     cells = {"elman": lambda: rj.elman(config.activation, config.leak), "lstm": rj.lstm, "gru": rj.gru}
-    require(config.layers > 0, "layers", config.layers, "a positive int")
-    for name in ("rate", "clip_at"):
-        value = getattr(config, name)
-        require(value is None or 0 < value < math.inf, name, value, "a positive number")
     network = rj.Network(
         (cells[config.cell](),) * config.layers, vocabulary, config.hidden, vocabulary, rj.softmax_cross_entropy()
     )
@@ -98,70 +196,126 @@ def build(config: Config, vocabulary: int) -> tuple[rj.Network, rj.Algorithm, op
     count = len(rj.devices_for(config.batch)) if config.devices is None else config.devices
     require(0 < count <= len(available), "devices", count, f"1 … {len(available)}, as many as there are")
     algorithm = rj.data_parallel(algorithm, available[:count])
-    usual = 3e-3 if (config.optimiser, config.cell) == ("adam", "elman") else 1e-2
-    rate = usual if config.rate is None else config.rate
-    schedule = optax.cosine_decay_schedule(rate, config.steps, alpha=0.1) if config.decay else rate
+    schedule = optax.cosine_decay_schedule(config.rate, config.steps, alpha=0.1) if config.decay else config.rate
     optimiser = {"adam": optax.adam, "sgd": optax.sgd}[config.optimiser](schedule)
-    clips = {"norm": optax.clip_by_global_norm, "value": optax.clip}
+    clips = {"norm": train.clip_by_global_norm, "value": optax.clip}
     return network, algorithm, optimiser, clips[config.clip](config.clip_at) if config.clip != "none" else None
 
 
 def run(config: Config) -> dict[str, Any]:
-    """Train, evaluate, sample, and write the run folder; returns the summary."""
-    jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
-    if config.resume:
-        folder, steps = config.resume, config.steps
-        require((folder / "config.json").is_file(), "resume", str(folder), "the folder of an earlier run")
-        config = _load(folder / "config.json")
-        if steps != Config.steps:
-            config = dataclasses.replace(config, steps=steps)
-    elif config.quick:
-        config = dataclasses.replace(config, steps=min(config.steps, 60), length=min(config.length, 50), sample=100)
-    require(config.steps > 0, "steps", config.steps, "a positive int")
+    """Train, evaluate, sample, and write the run folder; returns the summary.
 
-    corpus = data.read_text(config.text) if config.text else data.shakespeare()
-    if config.quick:
-        corpus = corpus._replace(**{part: getattr(corpus, part)[:20_000] for part in ("train", "validation", "test")})
-    prime = config.prime if config.prime is not None else "\n" if "\n" in corpus.alphabet else corpus.alphabet[0]
-    require(prime, "prime", prime, "one character or more")
-    prime_tokens = data.encode(prime, corpus.alphabet, "prime")
-    require(config.sample >= 0, "sample", config.sample, "0 or more")
-    require(config.temperature >= 0, "temperature", config.temperature, "0 or more")
+    SIGINT (Ctrl-C) and SIGTERM end it after the step, evaluation or save under way, with the state saved and the
+    command that resumes the run printed; a second one ends it at once, and the last checkpoint is resumed.  A resumed
+    run takes the same steps, bitwise, as one that was never interrupted, and its metrics.jsonl has the same lines.
+
+    Where ``config.resume`` is a folder, its configuration is used; of ``config`` only steps, devices and text may
+    differ from it, and what is at its default counts as not given.  A run that is finished is left as it is.
+
+    Raises:
+      InputError: a flag or a text that cannot be served, or not those of the run to resume; nothing is written then.
+    """
+    runs.use_cores()
+    config = settle(resumed(config, left_out=Config()) if config.resume else config)
+    corpus, prime = load(config)
     network, algorithm, optimiser, clip = build(config, len(corpus.alphabet))
-    init_key, sample_key = jax.random.split(jax.random.key(config.seed))
-    params = rj.init(network, init_key, config.recurrent)
-    data.window(corpus.train, config.length, config.batch, 0)
-    lanes = min(64, len(corpus.validation) // 2)
-    state = train.start(algorithm, optimiser, params, config.batch)
-    if config.resume:
-        state = checkpoint.restore(folder / "checkpoint", state)
-    else:
-        folder = runs.new_folder("char_lm", config.out, config.overwrite)
-        runs.write_json(folder / "config.json", config)
-
-    def at_home(params: rj.Params) -> rj.Params:
-        return jax.device_put(params, jax.local_devices()[0])
-
-    def bits(part: data.Stream) -> float:
-        length, rows = min(100, len(part) - 1), min(lanes, len(part) - 1)
-        return train.evaluate(network, at_home(state.params), data.windows(part, length, rows)) / NATS
-
+    key = jax.random.split(jax.random.key(config.seed))[0]
+    state = train.start(algorithm, optimiser, rj.init(network, key, config.recurrent), config.batch)
     step = train.make_step(algorithm, optimiser, clip)
-    every = max(1, config.steps // REPORTS)
-    first = int(state.step)
-    began = time.perf_counter()
-    metrics_file = folder / "metrics.jsonl"
-    lines = [line for line in _read_lines(metrics_file) if line["step"] <= first]
-    metrics_file.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    reports = train.run(
-        step, state, lambda i: data.window(corpus.train, config.length, config.batch, i), config.steps, every
-    )
-    count = sum(leaf.size for leaf in jax.tree.leaves(params))
+    folder = None
+    try:
+        with SignalsWait() as signals:
+            folder, state, summary = resume(config, corpus, state) if config.resume else begin(config, corpus, state)
+            if summary is None:
+                state, lines = fit(config, corpus, folder, network, step, state, signals)
+        signals.deliver()
+        if summary is None:
+            summary = evaluate(config, corpus, prime, network, state, lines)
+            plot(lines, summary, folder / "learning_curve.png")
+            runs.write_json(folder / "summary.json", summary)
+    except (KeyboardInterrupt, SystemExit):
+        if folder:
+            text = ["--text", "-"] if str(config.text) == "-" else []
+            command = shlex.join([sys.executable, __file__, "--resume", str(folder.absolute()), *text])
+            print(f"interrupted; to go on with it: {command}", file=sys.stderr)
+        raise
+    report(config, prime, summary, folder)
+    return summary
+
+
+def begin(config: Config, corpus: data.Corpus, state: train.TrainState) -> tuple[Path, train.TrainState, None]:
+    """The folder of a new run, which can be resumed from here on."""
+    inputs = [config.text] if config.text and str(config.text) != "-" else []
+    folder = runs.new_folder("char_lm", config, FILES, inputs)
+    runs.write_json(folder / "text.json", identity(corpus))
+    checkpoint.save(folder / "checkpoint", state)
+    return folder, state, None
+
+
+def resume(
+    config: Config, corpus: data.Corpus, like: train.TrainState
+) -> tuple[Path, train.TrainState, dict[str, Any] | None]:
+    """The folder and the state of the run to resume, and its summary if it is finished; then nothing is written."""
+    folder = config.resume
+    text = _read_json(folder / "text.json")
+    same = text is not None and text.get("sha256") == identity(corpus)["sha256"]
+    shown = Description("the plays" if config.text is None else repr(str(config.text)))
+    require(same, "text", shown, f"the text that {folder} was trained on, unchanged")
+    state = checkpoint.restore(folder / "checkpoint", like)
+    done = int(state.step)
+    require(done <= config.steps, "steps", config.steps, f"{done} or more, as the run has made {done}")
+    summary = _read_json(folder / "summary.json")
+    if done == config.steps and summary is not None and summary.get("steps") == done:
+        return folder, state, summary
+    runs.write_config(folder, "char_lm", dataclasses.replace(config, resume=None))
+    return folder, state, None
+
+
+class Interrupted(Exception):  # noqa: N818
+    """A signal waits: no further step is to be made."""
+
+
+def fit(
+    config: Config,
+    corpus: data.Corpus,
+    folder: Path,
+    network: rj.Network,
+    step: train.Step,
+    state: train.TrainState,
+    signals: SignalsWait,
+) -> tuple[train.TrainState, list[Line]]:
+    """Train to the last step, or until a signal comes; returns the state and the lines of metrics.jsonl.
+
+    A line is written before the checkpoint of its step, and a resumed run drops the lines after its checkpoint and
+    writes them again.  What is measured between the last line and an interruption goes to interrupted.json, and from
+    there into the next line.
+    """
+    every, first = max(1, config.steps // REPORTS), int(state.step)
+    lines = _read_lines(folder / "metrics.jsonl", first)
+    part = _read_json(folder / "interrupted.json") or {}
+    part = part if part.get("step") == first else {}
+    earlier = (part or (lines[-1] if lines else {"seconds": 0.0}))["seconds"]
+    began = time.perf_counter() - earlier
+    _write_lines(folder / "metrics.jsonl", lines)
+
+    def batch_at(index: int) -> rj.Batch:
+        if signals.pending is not None:
+            raise Interrupted
+        return data.window(corpus.train, config.length, config.batch, index)
+
+    def reports(start: train.TrainState) -> Iterator[tuple[train.TrainState, train.Metrics]]:
+        for until in (min((first // every + 1) * every, config.steps), config.steps):  # from a multiple of every on
+            for report in train.run(step, start, batch_at, until, every):
+                start = report[0]
+                yield report
+
     shared = len(state.step.devices())
+    count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     print(f"{count:,} parameters, gradient by {config.algorithm} on {shared} device{'s' if shared > 1 else ''}")
-    with tqdm(total=config.steps, initial=first, unit="step", disable=None) as bar, metrics_file.open("a") as log:
+    with tqdm(total=config.steps, initial=first, unit="step", disable=None) as bar:
         try:
-            for index, (state, metrics) in enumerate(reports, 1):
+            for report in reports(state):
+                state, metrics = report
                 done = int(state.step)
                 line = {
                     "step": done,
@@ -170,51 +324,82 @@ def run(config: Config) -> dict[str, Any]:
                     "clipped": metrics.clipped,
                     "seconds": time.perf_counter() - began,
                 }
-                if index % 10 == 0 or done == config.steps:
-                    line["validation_bits"] = bits(corpus.validation)
+                line, since = _joined(part, line, bar.n)
+                part = {}
+                if done % every and done < config.steps:
+                    runs.write_json(folder / "interrupted.json", {**line, "since": since})
+                    continue
+                checked = done % (10 * every) == 0 or done == config.steps
+                if checked:
+                    line["validation_bits"] = bits(network, state, corpus.validation)
+                lines.append(line)
+                _write_lines(folder / "metrics.jsonl", lines)
+                if checked:
                     checkpoint.save(folder / "checkpoint", state)
                     bar.write(
                         f"step {done:>6}: {line['bits']:.3f} bits per character, "
                         f"{line['validation_bits']:.3f} on validation text"
                     )
-                log.write(json.dumps(line) + "\n")
-                log.flush()
-                lines.append(line)
                 bar.set_postfix_str(f"{line['bits']:.3f} bits per character")
                 bar.update(done - bar.n)
+        except Interrupted:
+            checkpoint.save(folder / "checkpoint", state)
         except train.NonFiniteError as error:
             checkpoint.save(folder / "checkpoint", error.state)
             raise
-    trained = time.perf_counter() - began
+    return state, lines
 
-    test = bits(corpus.test)
-    size = len(corpus.alphabet)
-    summary = {
-        "test_bits": test,
-        "validation_bits": bits(corpus.validation),
+
+def bits(network: rj.Network, state: train.TrainState, part: data.Stream) -> float:
+    """Bits per character on held-out text."""
+    lanes, length = max(1, min(LANES, (len(part) - 1) // LANE)), min(100, len(part) - 1)
+    return train.evaluate(network, _at_home(state.params), data.windows(part, length, lanes, WARM_UP)) / NATS
+
+
+def evaluate(
+    config: Config,
+    corpus: data.Corpus,
+    prime: str,
+    network: rj.Network,
+    state: train.TrainState,
+    lines: list[Line],
+) -> dict[str, Any]:
+    """The summary of a finished run: held-out bits beside simpler models, its cost, and a sample."""
+    size, seconds = len(corpus.alphabet), lines[-1]["seconds"] if lines else 0.0
+    key = jax.random.split(jax.random.key(config.seed))[1]
+    tokens = rj.sample(
+        network,
+        _at_home(state.params),
+        key,
+        data.encode(prime, corpus.alphabet, "prime"),
+        config.sample,
+        config.temperature or 0.0,
+    )
+    return {
+        "test_bits": bits(network, state, corpus.test),
+        "validation_bits": bits(network, state, corpus.validation),
         "baselines": {
             "unigram": baselines.markov(corpus.train, corpus.test, size, 0),
             "order-3 characters": baselines.markov(corpus.train, corpus.test, size, 3),
             "xz": baselines.xz(corpus.train, corpus.test, corpus.alphabet),
         },
         "steps": int(state.step),
-        "parameters": count,
-        "devices": shared,
-        "training_seconds": trained,
-        "milliseconds_per_step": 1e3 * trained / max(1, int(state.step) - first),
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
+        "devices": len(state.step.devices()),
+        "training_seconds": seconds,
+        "milliseconds_per_step": 1e3 * seconds / int(state.step),
         "machine": runs.machine(),
+        "sample": data.decode(tokens, corpus.alphabet),
     }
-    tokens = rj.sample(network, at_home(state.params), sample_key, prime_tokens, config.sample, config.temperature)
-    summary["sample"] = data.decode(tokens, corpus.alphabet)
-    runs.write_json(folder / "summary.json", summary)
-    plot(lines, summary, folder / "learning_curve.png")
 
+
+def report(config: Config, prime: str, summary: dict[str, Any], folder: Path) -> None:
+    """The summary, printed."""
     print(f"\n{prime}{summary['sample']}\n")
     print("bits per character on held-out text:")
-    for name, value in [(f"this {config.cell}", test), *summary["baselines"].items()]:
+    for name, value in [(f"this {config.cell}", summary["test_bits"]), *summary["baselines"].items()]:
         print(f"  {name:<20}{value:6.3f}")
     print(f"run folder: {folder}")
-    return summary
 
 
 def plot(lines: list[dict[str, float]], summary: dict[str, Any], path: Path) -> None:
@@ -231,34 +416,63 @@ def plot(lines: list[dict[str, float]], summary: dict[str, Any], path: Path) -> 
     held_out = [line for line in lines if "validation_bits" in line]
     validation = [line["validation_bits"] for line in held_out]
     axes.plot([line["step"] for line in held_out], validation, "o-", color="#1f4e79", label="validation text", ms=4)
-    axes.plot([lines[-1]["step"]], [summary["test_bits"]], "*", color="#b03a2e", label="test text", ms=11)
+    axes.plot([summary["steps"]], [summary["test_bits"]], "*", color="#b03a2e", label="test text", ms=11)
     for (name, value), style in zip(summary["baselines"].items(), ("-", "--", ":"), strict=True):
         axes.axhline(value, color="#777777", lw=1, ls=style, label=f"{name}, {value:.2f}, test text")
     axes.set(
         xlabel="step", ylabel="bits per character", title=f"test text: {summary['test_bits']:.2f} bits per character"
     )
-    bottom = min([*validation, *summary["baselines"].values()])
-    axes.set_ylim(bottom - 0.2, max(summary["baselines"].values()) + 0.3)
     axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=120)
     plt.close(figure)
 
 
-def _load(path: Path) -> Config:
+def _at_home(params: rj.Params) -> rj.Params:
+    return jax.device_put(params, jax.local_devices()[0])
+
+
+def _joined(part: Line, line: Line, before: int) -> tuple[Line, int]:
+    """A line with the part of its steps that an interrupted run has measured, and the step that it begins after."""
+    if not part:
+        return line, before
+    first, second = part["step"] - part["since"], line["step"] - part["step"]
+    means = {
+        name: (first * part[name] + second * line[name]) / (first + second) for name in ("bits", "grad_norm", "clipped")
+    }
+    return {**line, **means}, part["since"]
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
     try:
-        settings = json.loads(path.read_text())
-        paths = {name: Path(settings[name]) for name in ("text", "out") if settings.get(name)}
-        return Config(**{**settings, **paths, "resume": path.parent})
-    except (ValueError, TypeError) as error:
-        raise InputError(
-            f"resume is {str(path.parent)!r}, whose config.json cannot be read; it must be of this script"
-        ) from error
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
 
 
-def _read_lines(path: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+def _read_lines(path: Path, last: int) -> list[Line]:
+    """The lines up to step ``last``; the end of a file that was cut in the middle of a line is left out."""
+    texts = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.exists() else [""]
+    lines = []
+    for number, text in enumerate(texts[:-1], 1):
+        try:
+            line = json.loads(text)
+            if line["step"] <= last:
+                lines.append({**line, "seconds": float(line["seconds"]), "bits": float(line["bits"])})
+        except (ValueError, TypeError, KeyError):
+            require(False, f"line {number} of {path}", text, "as this script writes it")
+    return lines
+
+
+def _write_lines(path: Path, lines: list[Line]) -> None:
+    runs.write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
+
+
+def main(config: Config) -> None:
+    """Run it; the exit status is 0."""
+    run(config)
 
 
 if __name__ == "__main__":
-    runs.main(Config, lambda config: run(config) and None)
+    runs.main(Config, main, flags)

@@ -10,9 +10,9 @@ Examples:
   python experiments/compare_gradients.py --precision default
 """
 
+import dataclasses
 import itertools
 import math
-import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +37,8 @@ CELLS = {
     "lstm": rj.lstm(),
     "gru": rj.gru(),
 }
+FILES = r"summary\.json|error_against_T\.png"
+"""What a run writes beside config.json."""
 
 
 @dataclass(frozen=True)
@@ -49,10 +51,10 @@ class Config:
     """B."""
     vocabulary: int = 32
     """D = K."""
-    depths: tuple[int, ...] = (1, 3)
-    """Numbers of layers."""
-    lengths: tuple[int, ...] = (1, 10, 100, 1000)
-    """T."""
+    depths: tuple[int, ...] | None = None
+    """Numbers of layers; by default 1 3, with --quick 1."""
+    lengths: tuple[int, ...] | None = None
+    """T; by default 1 10 100 1000, with --quick 1 100."""
     precision: Literal["highest", "default"] = "highest"
     """Of matrix products: "default" is what an accelerator does unless told, TF32 or bfloat16, and what that costs."""
     seed: int = 0
@@ -94,20 +96,22 @@ def run(config: Config) -> int:
     """Compare every case and write the run folder; returns the exit status."""
     for name in ("hidden", "batch", "vocabulary"):
         require(getattr(config, name) > 0, name, getattr(config, name), "a positive int")
-    for name in ("depths", "lengths"):
-        require(getattr(config, name) and min(getattr(config, name)) > 0, name, getattr(config, name), "positive ints")
-    depths, lengths = ((1,), (1, 100)) if config.quick else (config.depths, config.lengths)
+    depths, lengths = ((1,), (1, 100)) if config.quick else ((1, 3), (1, 10, 100, 1000))
+    depths = depths if config.depths is None else config.depths
+    lengths = lengths if config.lengths is None else config.lengths
+    for name, counts in (("depths", depths), ("lengths", lengths)):
+        require(counts and min(counts) > 0, name, counts, "positive ints")
+    config = dataclasses.replace(config, depths=depths, lengths=lengths)
     jax.config.update("jax_enable_x64", True)
     jax.config.update("jax_default_matmul_precision", config.precision)
-    folder = runs.new_folder("compare_gradients", config.out, config.overwrite)
-    runs.write_json(folder / "config.json", config)
+    folder = runs.new_folder("compare_gradients", config, FILES)
     machine = runs.machine()
     print(
         f"bptt against jax.grad on {machine['devices'][0]} ({machine['processor']}), jax {machine['jax']}, "
         f"matmul precision {config.precision}; norm-wise, the worst leaf of each case"
     )
     grid = list(itertools.product(CELLS.values(), depths, TOLERANCES, lengths))
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # compiling is most of the work, and leaves Python free
+    with ThreadPoolExecutor(runs.cores()) as pool:  # compiling is most of the work, and leaves Python free
         cases = list(
             tqdm(pool.map(lambda case: compare(config, *case), grid), total=len(grid), unit="case", disable=None)
         )

@@ -1,68 +1,150 @@
 """What every experiment shares: its command line, its run folder, and the machine it ran on."""
 
+import dataclasses
 import json
 import os
 import platform
+import re
 import shutil
+import signal
 import sys
-from collections.abc import Callable
-from dataclasses import asdict
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, TypeVar
+from types import UnionType
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import jax
 
-from rnn_jax.checks import InputError, require
+from rnn_jax.checks import Description, InputError, require
 from rnn_jax.train import NonFiniteError
 
 Config = TypeVar("Config")
+Parse = Callable[[Any], Any]
+"""Reads the command line, with a configuration that gives the flags which are left out."""
 
 
-def main(config: type[Config], run: Callable[[Config], Any]) -> None:
-    """Run an experiment from the command line: flags from the dataclass ``config``, refusals as one line on stderr.
+def main(
+    config: type[Config], run: Callable[[Config], int | None], flags: Callable[[Parse], Config] | None = None
+) -> None:
+    """Run an experiment from the command line: flags from the dataclass ``config``, errors as one line on stderr.
 
-    The exit status is what ``run`` returns, 2 for a refused input, 1 for a run that met a non-finite number.
+    The exit status is what ``run`` returns, 2 for a refused input, 1 for a run that met a non-finite number or a system
+    error, 130 after SIGINT (Ctrl-C), 143 after SIGTERM, which raises ``SystemExit``, and 141, in silence, where the
+    reader of the output has gone.  Characters that the output cannot encode are escaped.
+
+    Args:
+      flags: ``flags(parse)`` gives the configuration, where the flags that are left out depend on those that are not.
     """
-    import tyro
-
-    description = (sys.modules[config.__module__].__doc__ or "").strip()
-    try:
-        status = run(tyro.cli(config, description=description))
-    except InputError as error:
-        sys.exit(_complain(error, 2))
-    except NonFiniteError as error:
-        sys.exit(_complain(error, 1))
-    except KeyboardInterrupt:
-        sys.exit(130)
-    sys.exit(status)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    sys.exit(_status(config, run, flags))
 
 
-def new_folder(experiment: str, out: Path | None, overwrite: bool) -> Path:
-    """The folder of a new run, made: ``runs/EXPERIMENT/TIME`` where ``out`` is None.
+def use_cores(count: int | None = None) -> None:
+    """Make that many CPU devices, by default one for each core that this process may use.
+
+    Nothing is changed where XLA_FLAGS says how many there are, or where JAX has already been used.
+    """
+    if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+        with suppress(RuntimeError):
+            jax.config.update("jax_num_cpu_devices", count or cores())
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def new_folder(experiment: str, config: Any, files: str, inputs: Sequence[Path] = ()) -> Path:
+    """The folder of a new run, made and with its config.json; ``runs/EXPERIMENT/TIME`` where ``config.out`` is None.
+
+    With ``config.overwrite`` the folder may hold an earlier run of the same experiment, whose files are then deleted.
+    No other file ever is: a folder with any file that the experiment does not write is refused.  A link to a folder
+    stays, and the folder's contents are replaced.
+
+    Args:
+      config: the dataclass of the run's configuration, with ``out`` and ``overwrite``.
+      files: a regular expression for all that the experiment writes, as paths within the folder.
+      inputs: what the run reads; a folder that holds one of them is not overwritten.
 
     Raises:
-      InputError: ``out`` cannot be written, or holds something already and ``overwrite`` is not asked for.
+      InputError: ``out`` cannot be written, holds something already and ``overwrite`` is not asked for, holds anything
+        but an earlier run, or is or contains the working directory or the home.
     """
-    out = out or Path("runs") / experiment / datetime.now().strftime("%Y%m%d-%H%M%S")
+    out: Path = config.out or Path("runs") / experiment / datetime.now().strftime("%Y%m%d-%H%M%S")
     try:
-        require(not out.exists() or out.is_dir(), "out", str(out), "a folder")
-        if out.exists() and any(out.iterdir()):
-            require(overwrite, "out", str(out), "a new or empty folder, or used with --overwrite (or --resume)")
-            shutil.rmtree(out)
+        if config.out is None:
+            out = _exclusive(out)
+        require(out.is_dir() or not os.path.lexists(out), "out", str(out), "a folder")
         out.mkdir(parents=True, exist_ok=True)
+        if any(out.iterdir()):
+            required = "a new or empty folder, or used with --overwrite (or --resume)"
+            require(config.overwrite, "out", str(out), required)
+            _check_earlier_run(out, experiment, files, inputs)
+            for path in out.iterdir():
+                if path.name != "config.json":  # it goes last, so that a deletion cut short can be repeated
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
     except OSError as error:
         raise InputError(f"out is {str(out)!r}: {error.strerror}; it must be a folder that can be written") from None
+    write_config(out, experiment, config)
     return out
+
+
+def write_config(folder: Path, experiment: str, config: Any) -> None:
+    """Write config.json: the experiment's name and its configuration."""
+    write_json(folder / "config.json", {"experiment": experiment, **dataclasses.asdict(config)})
+
+
+def read_config(folder: Path, experiment: str, config: type[Config]) -> Config:
+    """The configuration of an earlier run.
+
+    Raises:
+      InputError: no folder of a run, a run of another experiment, or a value that the configuration cannot have.
+    """
+    file = folder / "config.json"
+    require(file.is_file(), "resume", str(folder), "the folder of an earlier run")
+    settings = _settings(file)
+    wanted = f"the folder of a run of {experiment}"
+    require(settings.pop("experiment", None) == experiment, "resume", str(folder), wanted)
+    hints = get_type_hints(config)
+    for name, value in settings.items():
+        fits = name in hints and _fits(value, hints[name])
+        require(fits, f"{name} in {file}", value, "as this script writes it" if name in hints else "a flag")
+    paths = {name for name, hint in hints.items() if hint is Path or Path in get_args(hint)}
+    return config(
+        **{name: Path(value) if name in paths and value is not None else value for name, value in settings.items()}
+    )
 
 
 def write_json(path: Path, content: Any) -> None:
     """Write a dataclass or a tree of plain values, readable, at once or not at all."""
-    plain = asdict(content) if hasattr(content, "__dataclass_fields__") else content
+    plain = dataclasses.asdict(content) if dataclasses.is_dataclass(content) else content  # type: ignore[arg-type]
+    write_text(path, json.dumps(plain, indent=2, default=str) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file at once or not at all."""
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(plain, indent=2, default=str) + "\n")
-    partial.replace(path)
+    with writing(path):
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """A full disk, or a file that cannot be written, as an InputError that names the file and the cause."""
+    try:
+        yield
+    except OSError as error:
+        cause = f"{str(path)!r}, which cannot be written ({error.strerror})"
+        raise InputError(f"out is {cause}; it must be in a folder that can be written, on a disk with room") from None
 
 
 def machine() -> dict[str, Any]:
@@ -75,7 +157,7 @@ def machine() -> dict[str, Any]:
             packages[name] = "absent"
     return {
         "processor": _processor(),
-        "cores": os.cpu_count(),
+        "cores": cores(),
         "devices": [device.device_kind for device in jax.devices()],
         "python": platform.python_version(),
         **packages,
@@ -90,6 +172,85 @@ def _processor() -> str:
     return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
 
 
+def _status(
+    config: type[Config], run: Callable[[Config], int | None], flags: Callable[[Parse], Config] | None
+) -> int | None:
+    import tyro
+
+    description = (sys.modules[config.__module__].__doc__ or "").strip()
+
+    def parse(default: Any) -> Any:
+        return tyro.cli(config, description=description, default=default)
+
+    try:
+        try:
+            return run(flags(parse) if flags else parse(config()))
+        finally:
+            sys.stdout.flush()
+    except InputError as error:
+        return _complain(error, 2)
+    except NonFiniteError as error:
+        return _complain(error, 1)
+    except KeyboardInterrupt:
+        return 130
+    except OSError as error:
+        with suppress(OSError, ValueError):  # what is left in the buffer of the output goes nowhere
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141 if isinstance(error, BrokenPipeError) else _complain(error, 1)
+
+
 def _complain(error: Exception, status: int) -> int:
     print(f"error: {error}", file=sys.stderr)
     return status
+
+
+def _exclusive(path: Path) -> Path:
+    """Make a folder that no other run has made: the path, or the path with a number."""
+    number, made = 1, path
+    while True:
+        try:
+            made.mkdir(parents=True)
+            return made
+        except FileExistsError:
+            number += 1
+            made = path.with_name(f"{path.name}-{number}")
+
+
+def _check_earlier_run(out: Path, experiment: str, files: str, inputs: Sequence[Path]) -> None:
+    """Refuse to overwrite anything but a run of this experiment that nothing else depends on."""
+    within = out.resolve()
+    for what, used in (("the working directory", Path.cwd()), ("the home", Path(os.path.expanduser("~")))):
+        apart = not used.resolve().is_relative_to(within)
+        require(apart, "out", Description(f"{str(out)!r}, which is or contains {what}"), "a folder of its own")
+    for path in inputs:
+        apart = not path.resolve().is_relative_to(within)
+        require(apart, "out", Description(f"{str(out)!r}, which holds {path}"), "a folder without what the run reads")
+    known = re.compile(rf"(config\.json|{files})(\.partial)?")
+    wanted = f"a new or empty folder, or that of an earlier run of {experiment}"
+    for place, folders, names in os.walk(within):
+        for name in names + folders:
+            path = Path(place) / name
+            inside = path.relative_to(within).as_posix()
+            written = known.fullmatch(inside) and not path.is_symlink()
+            require(written, "out", Description(f"{str(out)!r}, which holds {inside}"), wanted)
+    marked = _settings(within / "config.json").get("experiment") == experiment
+    require(marked, "out", Description(f"{str(out)!r}, which is no run of {experiment}"), wanted)
+
+
+def _settings(file: Path) -> dict[str, Any]:
+    """What a config.json says; empty where it cannot be read."""
+    try:
+        settings = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        settings = None
+    return settings if isinstance(settings, dict) else {}
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value read from JSON is of an annotated type."""
+    if get_origin(hint) is Literal:
+        return value in get_args(hint)
+    if isinstance(hint, UnionType):
+        return any(_fits(value, option) for option in get_args(hint))
+    kinds = {float: (int, float), Path: (str,)}.get(hint, (hint,))
+    return isinstance(value, kinds) and (hint is bool or not isinstance(value, bool))
