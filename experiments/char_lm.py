@@ -121,7 +121,8 @@ def resumed(config: Config, left_out: Config) -> Config:
     for field in dataclasses.fields(Config):
         name, given, own = field.name, getattr(config, field.name), getattr(saved, field.name)
         if name not in free and name != "resume" and given != getattr(left_out, name):
-            require(given == own, name, given, f"{own}, as in the run that is resumed")
+            shown = Description(given) if isinstance(given, Path) else given
+            require(given == own, name, shown, f"{own}, as in the run that is resumed")
     return dataclasses.replace(saved, resume=config.resume, **free)
 
 
@@ -294,6 +295,7 @@ def fit(
     lines = _read_lines(folder / "metrics.jsonl", first)
     part = _read_json(folder / "interrupted.json") or {}
     part = part if part.get("step") == first else {}
+    since = part.get("since", first)
     earlier = (part or (lines[-1] if lines else {"seconds": 0.0}))["seconds"]
     began = time.perf_counter() - earlier
     _write_lines(folder / "metrics.jsonl", lines)
@@ -324,14 +326,14 @@ def fit(
                     "clipped": metrics.clipped,
                     "seconds": time.perf_counter() - began,
                 }
-                line, since = _joined(part, line, bar.n)
-                part = {}
+                line, part = _joined(part, line), {}
                 if done % every and done < config.steps:
                     runs.write_json(folder / "interrupted.json", {**line, "since": since})
                     continue
                 checked = done % (10 * every) == 0 or done == config.steps
                 if checked:
                     line["validation_bits"] = bits(network, state, corpus.validation)
+                since = done
                 lines.append(line)
                 _write_lines(folder / "metrics.jsonl", lines)
                 if checked:
@@ -432,15 +434,13 @@ def _at_home(params: rj.Params) -> rj.Params:
     return jax.device_put(params, jax.local_devices()[0])
 
 
-def _joined(part: Line, line: Line, before: int) -> tuple[Line, int]:
-    """A line with the part of its steps that an interrupted run has measured, and the step that it begins after."""
+def _joined(part: Line, line: Line) -> Line:
+    """A line with the part of its steps that an interrupted run has measured."""
     if not part:
-        return line, before
+        return line
     first, second = part["step"] - part["since"], line["step"] - part["step"]
-    means = {
-        name: (first * part[name] + second * line[name]) / (first + second) for name in ("bits", "grad_norm", "clipped")
-    }
-    return {**line, **means}, part["since"]
+    names = ("bits", "grad_norm", "clipped")
+    return line | {name: (first * part[name] + second * line[name]) / (first + second) for name in names}
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:

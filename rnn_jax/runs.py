@@ -15,7 +15,7 @@ from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import jax
 
@@ -250,7 +250,7 @@ def _fits(value: Any, hint: Any) -> bool:
     """Whether a value read from JSON is of an annotated type."""
     if get_origin(hint) is Literal:
         return value in get_args(hint)
-    if isinstance(hint, UnionType):
+    if get_origin(hint) in (Union, UnionType):
         return any(_fits(value, option) for option in get_args(hint))
     kinds = {float: (int, float), Path: (str,)}.get(hint, (hint,))
     return isinstance(value, kinds) and (hint is bool or not isinstance(value, bool))
