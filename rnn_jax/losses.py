@@ -59,7 +59,7 @@ def _classes(o: Array, y: Array) -> tuple[Array, Array, Array]:
 
 
 def _half_square(o: Array, y: Array) -> Array:
-    difference = (o - y).astype(wide(o.dtype))
+    difference = o.astype(wide(o.dtype)) - y.astype(wide(y.dtype))
     return 0.5 * (difference * difference).sum(axis=-1)
 
 

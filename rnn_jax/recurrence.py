@@ -223,7 +223,8 @@ def unroll(
     """Run a layer over a window: ``(hs, s_T)``.  ``jax.grad`` through it uses the hand-written reverse.
 
     The drop-in recurrent layer for any JAX model: cotangents for the layer's parameters, float inputs and the initial
-    state; works under ``jit`` and ``vmap``.  Reverse mode only, as any ``custom_vjp``.
+    state; works under ``jit``, ``vmap`` and ``shard_map``, and can be exported for any batch size.  Reverse mode only, as
+    any ``custom_vjp``.
 
     Args:
       cell: ``elman()``, ``lstm()``, ``gru()`` or one of your own.
@@ -248,7 +249,18 @@ def unroll(
     _, B = check_inputs(xs, D, dtype)
     check_flags(mask, reset, xs, D)
     check_units(cell, s0, "s0", B, H, dtype)
-    return _unroll(cell, layer, xs, s0, mask, reset)
+    return _unroll(cell, *_all_varying((layer, xs, s0, mask, reset)))
+
+
+def _all_varying(tree: Any) -> Any:
+    """The same arrays, marked inside of ``jax.shard_map`` as varying over every mesh axis over which one of them does.
+
+    The transpose of the mark is the sum over its axes: so each cotangent is summed over the axes over which it varies
+    and its primal does not.
+    """
+    axes_of = jax.tree.map(lambda leaf: jax.typeof(leaf).manual_axis_type.varying, tree)
+    axes = frozenset[str]().union(*jax.tree.leaves(axes_of))
+    return jax.tree.map(lambda leaf, own: lax.pcast(leaf, tuple(axes - own), to="varying"), tree, axes_of)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -297,9 +309,10 @@ def product(a: Array, M: Array, M_T: Array) -> Array:
         v: Array = lax.optimization_barrier(lax.dot_general(blocks, rows, (((2,), (2,)), ((0,), (0,)))))
         return v.reshape(1, -1)
 
-    if len(a) > 1 and len(a) % LANES:
+    B = a.shape[0]
+    if not isinstance(B, int) or (B > 1 and B % LANES):  # of a program exported for any B, it is no int
         return a @ M
-    on_cpu = shared if len(a) == 1 else turned
+    on_cpu = shared if B == 1 else turned
     v: Array = lax.platform_dependent(a, M, M_T, cpu=on_cpu, default=lambda a, M, M_T: a @ M)
     return v
 

@@ -17,6 +17,7 @@ from rnn_jax.testing import matrix
 from rnn_jax.testing.algorithm import algorithm_findings
 from rnn_jax.testing.cell import cell_findings
 from rnn_jax.testing.findings import exact_arithmetic
+from rnn_jax.testing.loss import loss_findings
 
 
 @pytest.fixture(autouse=True)
@@ -52,16 +53,46 @@ def mutated(module, line, instead):
 
 
 WRONG_CELLS = {
-    "σ′ slip": ("cells.lstm", "f * (1 - f)", "f * (1 + f)"),
-    "tanh′ slip": ("cells.elman", "1 - a * a", "1 - a"),
-    "c_t for c_{t−1}": ("cells.lstm", "(_, c_prev), (h, _), (i,", "(_, _), (h, c_prev), (i,"),
-    "GRU's δu for δv": ("cells.gru", "(delta_r, delta_z, delta_n * r)", "(delta_r, delta_z, delta_n)"),
-    "leak left out of δh": ("cells.elman", "((1 - leak) * delta_h if", "(delta_h if"),
-    "δc lacks the share of h": ("cells.lstm", "delta_c + delta_h * o * (1 - tanh_c * tanh_c)", "delta_c"),
-    "wrong in bfloat16 only": ("cells.gru", "return (delta_h * z,)", 'return ((delta_h * z).astype("float32"),)'),
-    "one unit leaks into the next": ("cells.gru", "delta_h * z,)", "delta_h * z + 1e-9 * jnp.roll(delta_h, 1, -1),)"),
-    "0 / 0 where z = 1": ("cells.gru", "jnp.maximum(1 - z, jnp.finfo(z.dtype).tiny)", "(1 - z)"),
-    "overflows where saturated": ("cells.lstm", "i * (1 - i)", "i * i * jnp.exp(-jnp.log(i / (1 - i)))"),
+    "σ′ slip": ("cells.gates", "smaller * (1 - smaller)", "smaller * (1 + smaller)"),
+    "σ for 1 − σ": ("cells.gru", "delta_h * complement(z)", "delta_h * sigma(z)"),
+    "a gate open beyond the smallest float is shut": ("cells.gates", "jnp.finfo(x.dtype).tiny", "0"),
+    "tanh′ slip": ("cells.elman", "(1 - a) * (1 + a)", "1 - a"),
+    "c_t for c_{t−1}": ("cells.lstm", "(_, c_prev), (_, c), (i,", "(_, c), (_, c_prev), (i,"),
+    "GRU's δu for δv": ("cells.gru", "(delta_r, delta_z, delta_n * sigma(r))", "(delta_r, delta_z, delta_n)"),
+    "leak left out of δh": ("cells.elman", "((1 - self.leak) * delta_h if", "(delta_h if"),
+    "δc lacks the share of h": (
+        "cells.lstm",
+        "delta_c + delta_h * sigma(o) * ((1 - tanh_c) * (1 + tanh_c))",
+        "delta_c",
+    ),
+    "wrong in bfloat16 only": (
+        "cells.gru",
+        "return (delta_h * sigma(z),)",
+        'return ((delta_h * sigma(z)).astype("float32"),)',
+    ),
+    "one unit leaks into the next": (
+        "cells.gru",
+        "delta_h * sigma(z),)",
+        "delta_h * sigma(z) + 1e-9 * jnp.roll(delta_h, 1, -1),)",
+    ),
+    "n found by division": (
+        "cells.gru",
+        "(h_prev,), (r, z, n, v_n), (delta_h,) = s_prev, residual, delta_s",
+        "(h_prev,), (h,), (r, z, _, v_n), (delta_h,) = s_prev, s, residual, delta_s\n    "
+        "n = (h - sigma(z) * h_prev) / jnp.maximum(complement(z), jnp.finfo(z.dtype).tiny)",
+    ),
+    "1 − z loses its digits": ("cells.gru", "delta_h * complement(z)", "delta_h * (1 - sigma(z))"),
+    "σ′ loses its digits": ("cells.gates", "return smaller * (1 - smaller)", "return sigma(w) * (1 - sigma(w))"),
+    "overflows where saturated": (
+        "cells.lstm",
+        "g * slope(i)",
+        "g * sigma(i) ** 2 * jnp.exp(-jnp.log(sigma(i) / (1 - sigma(i))))",
+    ),
+    "× 3 where 11 < |z| < 120": (
+        "cells.lstm",
+        "delta_h * tanh_c * slope(o)",
+        "delta_h * tanh_c * slope(o) * jnp.where((jnp.abs(o) < 1.7e-5) & (jnp.abs(o) > 1e-38), 3, 1).astype(o.dtype)",
+    ),
 }
 WRONG_ALGORITHMS = {
     "gradient × 1.001": ("gradients.bptt", "grad.astype(leaf.dtype)", "1.001 * grad.astype(leaf.dtype)"),
@@ -71,8 +102,11 @@ WRONG_ALGORITHMS = {
         "gradients.bptt", "adjoints.delta_state[level]", "jax.tree.map(jnp.zeros_like, adjoints.delta_state[level])",
     ),
     "state dropped between windows": ("gradients.bptt", "grads), state_T", "grads), state"),
-    "error not masked": ("gradients.bptt", "jnp.where(mask[:, None], delta_os, 0)", "delta_os"),
-    "loss not masked": ("network", "jnp.where(mask, values, 0)", "values"),
+    "error not masked": ("gradients.bptt", "net.errors(network, os, *targets)", "network.loss.error(os, targets[0])"),
+    "loss not masked": ("network", "jnp.where(share != 0, values * share.astype(values.dtype), 0)", "values"),
+    "weight left out of the error": ("network", "jnp.where(share != 0, delta_os * share, 0)", "delta_os"),
+    "weight left out of the loss": ("network", "values * share.astype(values.dtype)", "values"),
+    "weight counts in padding": ("network", "share = jnp.where(mask, share, 0)", "pass"),
     "h_t for h_{t−1} in dW": ("recurrence", "hidden(kept, start, n),)", "hidden(kept, start + 1, n),)"),
     "Jacobians in forward order": ("recurrence", "reverse=True", "reverse=False"),
     "diagonal adjoint": ("recurrence", "product(deltas[-1], W_T, layer.W)", "sum(jnp.split(deltas[-1] * jnp.diagonal("
@@ -117,15 +151,91 @@ def caught_by(findings):
 def test_a_wrong_cell_is_caught(name):
     module, line, instead = WRONG_CELLS[name]
     wrong = mutated(module, line, instead)
-    cells = [make() for make in (getattr(wrong, key, None) for key in ("elman", "lstm", "gru")) if make]
-    if name.startswith("leak"):
-        cells = [wrong.elman(leak=0.4)]
+    if module == "cells.gates":
+        gates = wrong
+        wrong = mutated("cells.gru", "def gru(", "def gru(")
+        vars(wrong).update({part: getattr(gates, part) for part in ("gate", "sigma", "complement", "slope")})
+    cell = wrong.elman(leak=0.4) if name.startswith("leak") else getattr(wrong, wrong.__name__.split(".")[-1])()
     with exact_arithmetic():
-        failed = caught_by(cell_findings(cells[0]))
-    expected = {"wrong in": "shape and dtype", "one unit": "unit-wise"} | dict.fromkeys(
-        ("overflows", "0 / 0"), "adjoint, saturated"
-    )
+        failed = caught_by(cell_findings(cell))
+    expected = {"wrong in": "shape and dtype", "one unit": "unit-wise"}
     assert failed.check == next((check for start, check in expected.items() if name.startswith(start)), "adjoint")
+
+
+WRONG_LOSSES = {
+    "ŷ_y − 1": ("jnp.where(target, -others.sum(axis=-1, keepdims=True), others)", "(e / e.sum(axis=-1, keepdims=True) "
+        "- target.astype(o.dtype))"),
+    "log Σ exp": ("(m + jnp.log1p(jnp.exp(d - m).sum(axis=-1, keepdims=True) + jnp.expm1(-m)))",
+        "(m + jnp.log(jnp.exp(d - m).sum(axis=-1, keepdims=True) + jnp.exp(-m)))"),
+    "error lacks the target": ("jnp.where(target, -others.sum(axis=-1, keepdims=True), others)", "others"),
+    "short sums": ("o, y = o.astype(wide(o.dtype)), indices(y)", "y = indices(y)"),
+    "error × 1.001": ("one_or_nan[..., None] * error", "1.001 * one_or_nan[..., None] * error"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRONG_LOSSES)
+def test_a_wrong_loss_is_caught(name):
+    with exact_arithmetic():
+        caught_by(loss_findings(mutated("losses", *WRONG_LOSSES[name]).softmax_cross_entropy()))
+
+
+@pytest.mark.parametrize("loss", [rj.softmax_cross_entropy(), rj.squared_error()], ids=lambda loss: loss.name)
+def test_every_loss_conforms(loss):
+    assert len(rj.testing.check_loss(loss)) == 60
+
+
+def with_step(step=None, adjoint=None, **parts):
+    """A GRU with another step or adjoint, made from its own."""
+    gru = rj.gru()
+    return gru._replace(
+        step=step(gru.step) if step else gru.step, adjoint=adjoint(gru.adjoint) if adjoint else gru.adjoint, **parts
+    )
+
+
+BROKEN = {
+    "a list for a tuple": with_step(step=lambda f: lambda *a: (list(f(*a)[0]), f(*a)[1])),
+    "a list of deltas": with_step(adjoint=lambda f: lambda *a: tuple(map(list, f(*a)))),
+    "a missing state": with_step(states=("h", "c")),
+    "a state too many": with_step(step=lambda f: lambda *a: (f(*a)[0] * 2, f(*a)[1])),
+    "an array for a tuple": with_step(step=lambda f: lambda *a: (f(*a)[0][0], f(*a)[1])),
+    "states in a list": with_step(states=["h"]),
+    "an error of its own": with_step(adjoint=lambda f: lambda *a: {}["no such key"]),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_cell_fails_by_name(name):
+    with pytest.raises(rj.testing.ConformanceError, match="cell gru fails"):
+        rj.testing.check_cell(BROKEN[name])
+    with pytest.raises(rj.testing.ConformanceError):
+        rj.testing.check_algorithm(bptt, cells=[BROKEN[name]])
+
+
+def test_a_residual_of_bools_is_as_good_as_any():
+    def step(s_prev, u, v):
+        z = u[0] + v[0]
+        return (jnp.where(z > 0, z, 0),), (z > 0,)
+
+    def adjoint(s_prev, s, residual, delta_s):
+        delta_z = (jnp.where(residual[0], delta_s[0], 0),)
+        return (jnp.zeros_like(delta_s[0]),), delta_z, delta_z
+
+    cell = rj.Cell("relu", ("h",), ("z",), step, adjoint, (0.0,))
+    assert rj.testing.check_cell(cell)
+
+
+def test_a_loss_that_raises_fails_by_name():
+    broken = rj.squared_error()._replace(error=lambda o, y: o @ y)
+    with pytest.raises(rj.testing.ConformanceError, match=r"loss squared_error fails[\s\S]*TypeError"):
+        rj.testing.check_loss(broken)
+    with pytest.raises(rj.InputError, match="loss is"):
+        rj.testing.check_loss(None)
+
+
+def test_cells_may_be_listed():
+    with pytest.raises(rj.InputError, match="cells is"):
+        rj.testing.check_algorithm(bptt, cells=["gru"])
+    assert rj.testing.check_algorithm(truncated(5), cells=[rj.elman()])
 
 
 EVERY_RUN = {
@@ -141,7 +251,7 @@ EVERY_RUN = {
 )
 def test_a_wrong_algorithm_is_caught(name):
     with exact_arithmetic():
-        caught_by(algorithm_findings(wrong_algorithm(*WRONG_ALGORITHMS[name]), None, CELLS))
+        caught_by(algorithm_findings(wrong_algorithm(*WRONG_ALGORITHMS[name]), None, tuple(CELLS.values())))
 
 
 def test_a_failure_is_told_in_words():
@@ -149,7 +259,9 @@ def test_a_failure_is_told_in_words():
     with pytest.raises(rj.testing.ConformanceError, match=r"cell gru fails") as caught:
         rj.testing.check_cell(gru)
     assert re.search(
-        r"adjoint: ∂h/∂v_n at unit \d of row \d is \S+, by jax.vjp \S+: \S+ where at most 1e-13", str(caught.value)
+        r"adjoint: ∂h/∂v_n at unit \d of row \d with v_n × 10000 is \S+, by jax.vjp \S+, in float64: \S+ where at most "
+        r"7e-15",
+        str(caught.value),
     )
 
 

@@ -4,7 +4,7 @@ import jax
 
 from rnn_jax import network as net
 from rnn_jax.checks import check_network, check_window
-from rnn_jax.types import Algorithm, Array, Batch, Cell, Network, Params, State, Units
+from rnn_jax.types import Algorithm, Array, Batch, Cell, Loss, Network, Params, State, Units
 
 
 def autodiff(network: Network) -> Algorithm:
@@ -32,3 +32,9 @@ def step_adjoint(cell: Cell, s_prev: Units, u: Units, v: Units, delta_s: Units) 
     _, transpose = jax.vjp(lambda s_prev, u, v: cell.step(s_prev, u, v)[0], s_prev, u, v)
     delta_s_prev, delta_u, delta_v = transpose(delta_s)
     return delta_s_prev, delta_u, delta_v
+
+
+def loss_error(loss: Loss, o: Array, y: Array) -> Array:
+    """What ``loss.error`` must return, by ``jax.grad`` of the loss's value."""
+    error: Array = jax.grad(lambda o: loss.value(o, y).sum())(o)
+    return error

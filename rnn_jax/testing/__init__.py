@@ -1,7 +1,8 @@
-"""Proofs that you can run on your own cell or algorithm: ``check_cell`` and ``check_algorithm``."""
+"""Proofs that you can run on your own cell, loss or algorithm: ``check_cell``, ``check_loss``, ``check_algorithm``."""
 
 from rnn_jax.testing.algorithm import check_algorithm
 from rnn_jax.testing.cell import check_cell
 from rnn_jax.testing.findings import ConformanceError, Finding
+from rnn_jax.testing.loss import check_loss
 
-__all__ = ["ConformanceError", "Finding", "check_algorithm", "check_cell"]
+__all__ = ["ConformanceError", "Finding", "check_algorithm", "check_cell", "check_loss"]

@@ -1,7 +1,7 @@
 """Is what this algorithm claims of its gradient true?"""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from statistics import NormalDist
 from typing import Any, NamedTuple
 
@@ -30,6 +30,7 @@ class Case(NamedTuple):
     dtype: str = "float64"
     mask: bool = False
     reset: bool = False
+    weight: bool = False
     windows: tuple[int, ...] = (37,)
     """Their lengths; together T.  37 is prime, and longer than any segment an algorithm is likely to cut."""
     rows: int = 3
@@ -47,6 +48,7 @@ FEATURES = (
     Case("mask", mask=True),
     Case("reset", reset=True),
     Case("mask and reset", mask=True, reset=True, rows=8),
+    Case("weight", mask=True, weight=True),
     Case("windows", windows=(1, 18, 18), mask=True, reset=True),
     Case("depth 3", depth=3, mask=True, reset=True),
 )
@@ -54,13 +56,15 @@ FEATURES = (
 MASKED_AND_RESET = tuple(Case(f"{dtype}, masked, reset", dtype=dtype, mask=True, reset=True) for dtype in TOLERANCE)
 
 
-def check_algorithm(algorithm: Factory, claim: Claim | None = None, cells: Mapping[str, Cell] = CELLS) -> list[Finding]:
+def check_algorithm(
+    algorithm: Factory, claim: Claim | None = None, cells: Mapping[str, Cell] | Sequence[Cell] = tuple(CELLS.values())
+) -> list[Finding]:
     """Prove an algorithm: its structure, and just what it claims of its gradient.
 
     Structure: ``init`` and ``update`` take and give what the contract says; ``update`` keeps the structure, shapes and
     dtypes of the state, and of the parameters in the gradient; it traces once; it works under ``vmap`` over keys.
 
-    Exact: equal to autodiff for every cell, mask, reset, carried state, depth and dtype, in windows and whole; a sum
+    Exact: equal to autodiff for every cell, mask, reset, weight, carried state, depth and dtype, in windows and whole; a sum
     over the batch; linear in the loss; untouched by padding; the same with and without ``jit``; NaN surfaces.
     Unbiased: the mean over every outcome of its randomness is exact, or, where they cannot be listed, over 4096 keys no
     element is further off than chance allows once in a million tests.
@@ -70,26 +74,31 @@ def check_algorithm(algorithm: Factory, claim: Claim | None = None, cells: Mappi
       algorithm: ``bptt``, or any function from a network to an ``Algorithm``.  Where it raises ``InputError`` for a
         cell or a depth, that case is left out; one case must remain.
       claim: what to hold it to; by default, what it declares itself.
-      cells: the cells to try.
+      cells: the cells to try, by name or in a row.
 
     Returns:
       What was measured.
 
     Raises:
-      ConformanceError: the claims that fail, with the case, the worst leaf and the size.
+      ConformanceError: the claims that fail, with the case, the worst leaf and the size; an algorithm that raises fails
+        with that error.
+      InputError: no function, a claim that is none, or cells that are none.
     """
     require(
         callable(algorithm), "algorithm", describe(algorithm), "a function from a Network to an Algorithm, like bptt"
     )
     require(claim is None or isinstance(claim, Exact | Unbiased | Biased), "claim", describe(claim), "a Claim or None")
+    cells = tuple(cells.values()) if isinstance(cells, Mapping) else cells
+    listed = isinstance(cells, Sequence) and len(cells) > 0 and all(isinstance(cell, Cell) for cell in cells)
+    require(listed, "cells", describe(cells), "cells, one or more, like (elman(), lstm())")
     with exact_arithmetic():
         name = getattr(algorithm, "__name__", "algorithm")
         return settle(name, algorithm_findings(algorithm, claim, cells))
 
 
-def algorithm_findings(algorithm: Factory, claim: Claim | None, cells: Mapping[str, Cell]) -> Iterator[Finding]:
+def algorithm_findings(algorithm: Factory, claim: Claim | None, cells: Sequence[Cell]) -> Iterator[Finding]:
     """The findings of ``check_algorithm``, one by one; the first failure of structure ends them."""
-    served = [cell for cell in cells.values() if _serves(algorithm, make_network(cell))]
+    served = [cell for cell in cells if _serves(algorithm, make_network(cell))]
     yield Finding("serves", "one of the cells at least", float(not served), 0.0)
     for finding in _structure(algorithm, make_network(served[0])) if served else ():
         yield finding
@@ -132,7 +141,7 @@ def _exact(algorithm: Factory, claim: Exact, cell: Cell) -> Iterator[Finding]:
 
 def _invariances(algorithm: Factory, cell: Cell) -> Iterator[Finding]:
     """What holds for any gradient that is a sum, whoever the judge is."""
-    case = Case("", windows=(7,), mask=True, reset=True, rows=4, floats=True)
+    case = Case("", windows=(7,), mask=True, reset=True, weight=True, rows=4, floats=True)
     network = _network(cell, case)
     params, batch = make_params(network), _batch(network, case)
     gradient = jax.jit(value_and_grad(algorithm(network)))
@@ -243,7 +252,7 @@ def _network(cell: Cell, case: Case) -> Network:
 
 def _batch(network: Network, case: Case) -> Batch:
     dtype = case.dtype if case.floats else None
-    return make_batch(network, sum(case.windows), case.rows, case.mask, case.reset, dtype)
+    return make_batch(network, sum(case.windows), case.rows, case.mask, case.reset, dtype, weight=case.weight)
 
 
 def _over_windows(algorithm: Algorithm, params: Params, batch: Batch, lengths: tuple[int, ...]) -> tuple[Array, Params]:

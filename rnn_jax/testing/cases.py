@@ -55,8 +55,12 @@ def make_batch(
     reset: bool = False,
     dtype: str | None = None,
     seed: int = 0,
+    weight: bool = False,
 ) -> Batch:
-    """Tokens for inputs, or floats of a dtype; mask and reset at random, with one step that counts at least."""
+    """Tokens for inputs, or floats of a dtype; mask, reset and weight at random, with one step that counts at least.
+
+    Where the weight is 0, which is often, the target is no target: −100 or NaN.
+    """
     rng = np.random.default_rng(seed)
     if dtype is None:
         xs = jnp.asarray(rng.integers(0, network.inputs, (T, B)))
@@ -69,4 +73,14 @@ def make_batch(
     masks = rng.random((T, B)) < 0.7
     masks[rng.integers(T), rng.integers(B)] = True
     resets = rng.random((T, B)) < 0.2
-    return Batch(xs, ys, jnp.asarray(masks) if mask else None, jnp.asarray(resets) if reset else None)
+    weights = jnp.asarray(np.maximum(rng.uniform(-0.5, 2.0, (T, B)), 0), jnp.dtype(dtype or "float64"))
+    if weight:
+        unseen = (weights == 0) if network.loss.integer_targets else (weights == 0)[..., None]
+        ys = jnp.where(unseen, jnp.asarray(-100 if network.loss.integer_targets else jnp.nan, ys.dtype), ys)
+    return Batch(
+        xs,
+        ys,
+        jnp.asarray(masks) if mask else None,
+        jnp.asarray(resets) if reset else None,
+        weights if weight else None,
+    )

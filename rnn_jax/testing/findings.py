@@ -38,10 +38,17 @@ class ConformanceError(AssertionError):
 
 
 def settle(subject: str, findings: Iterable[Finding]) -> list[Finding]:
-    """Every finding, or ``ConformanceError`` if one of them fails."""
-    found = list(findings)
+    """Every finding, or ``ConformanceError`` if one of them fails, an error raised on the way being the last."""
+    found: list[Finding] = []
+    raised: Exception | None = None
+    try:
+        found.extend(findings)
+    except Exception as error:
+        raised = error
+        reason = (str(error).splitlines() or [""])[0]
+        found.append(Finding("runs", f"{type(error).__name__}: {reason}", math.inf, 0.0))
     if failures := [finding for finding in found if not finding.ok]:
-        raise ConformanceError(subject, failures)
+        raise ConformanceError(subject, failures) from raised
     return found
 
 
