@@ -19,7 +19,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 import jax
 
-from rnn_jax.checks import Description, InputError, require
+from rnn_jax.checks import InputError, require
 from rnn_jax.train import NonFiniteError
 
 Config = TypeVar("Config")
@@ -221,10 +221,10 @@ def _check_earlier_run(out: Path, experiment: str, files: str, inputs: Sequence[
     within = out.resolve()
     for what, used in (("the working directory", Path.cwd()), ("the home", Path(os.path.expanduser("~")))):
         apart = not used.resolve().is_relative_to(within)
-        require(apart, "out", Description(f"{str(out)!r}, which is or contains {what}"), "a folder of its own")
+        require(apart, "out", str(out), f"a folder that neither is nor contains {what}")
     for path in inputs:
         apart = not path.resolve().is_relative_to(within)
-        require(apart, "out", Description(f"{str(out)!r}, which holds {path}"), "a folder without what the run reads")
+        require(apart, "out", str(out), f"a folder without what the run reads, {path}")
     known = re.compile(rf"(config\.json|{files})(\.partial)?")
     wanted = f"a new or empty folder, or that of an earlier run of {experiment}"
     for place, folders, names in os.walk(within):
@@ -232,9 +232,9 @@ def _check_earlier_run(out: Path, experiment: str, files: str, inputs: Sequence[
             path = Path(place) / name
             inside = path.relative_to(within).as_posix()
             written = known.fullmatch(inside) and not path.is_symlink()
-            require(written, "out", Description(f"{str(out)!r}, which holds {inside}"), wanted)
+            require(written, "out", str(out), f"{wanted}, without other files, and this holds {inside}")
     marked = _settings(within / "config.json").get("experiment") == experiment
-    require(marked, "out", Description(f"{str(out)!r}, which is no run of {experiment}"), wanted)
+    require(marked, "out", str(out), f"{wanted}, and this is none")
 
 
 def _settings(file: Path) -> dict[str, Any]:
