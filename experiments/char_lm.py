@@ -121,7 +121,7 @@ def resumed(config: Config, left_out: Config) -> Config:
     for field in dataclasses.fields(Config):
         name, given, own = field.name, getattr(config, field.name), getattr(saved, field.name)
         if name not in free and name != "resume" and given != getattr(left_out, name):
-            shown = Description(given) if isinstance(given, Path) else given
+            shown = str(given) if isinstance(given, Path) else given
             require(given == own, name, shown, f"{own}, as in the run that is resumed")
     return dataclasses.replace(saved, resume=config.resume, **free)
 
@@ -147,10 +147,7 @@ def settle(config: Config) -> Config:
         "clip_at": None if config.clip == "none" else 1.0,
         "sample": 100 if config.quick else 500,
         "temperature": None if config.sample == 0 else 0.8,
-        "text": config.text,
     }
-    if config.text is not None and str(config.text) != "-":
-        usual["text"], config = config.text.absolute(), dataclasses.replace(config, text=None)
     left_out = {name: value for name, value in usual.items() if getattr(config, name) is None}
     config = dataclasses.replace(config, **left_out)
     for name in ("layers", "steps", "batch", "length"):
@@ -219,6 +216,8 @@ def run(config: Config) -> dict[str, Any]:
     runs.use_cores()
     config = settle(resumed(config, left_out=Config()) if config.resume else config)
     corpus, prime = load(config)
+    if config.text and str(config.text) != "-":
+        config = dataclasses.replace(config, text=config.text.absolute())  # it may be resumed from another folder
     network, algorithm, optimiser, clip = build(config, len(corpus.alphabet))
     key = jax.random.split(jax.random.key(config.seed))[0]
     state = train.start(algorithm, optimiser, rj.init(network, key, config.recurrent), config.batch)

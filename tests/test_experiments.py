@@ -2,15 +2,23 @@
 
 import json
 import os
+import shlex
+import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import char_lm
+import chex
 import compare_gradients
 import jax
+import numpy as np
 import pytest
 
 import rnn_jax as rj
+from rnn_jax import checkpoint, runs, train
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 PNG = b"\x89PNG\r\n"
@@ -46,11 +54,256 @@ def test_char_lm_writes_its_run_folder(quick_run):
 def test_char_lm_resumes_where_it_stopped(quick_run):
     """Twenty more steps on the same folder go on from step 60, and the metrics of both parts stand in one file."""
     folder, _ = quick_run
-    result = script("char_lm.py", "--resume", folder, "--steps", 80, "--out", "elsewhere", cwd=folder.parent)
+    result = script("char_lm.py", "--resume", folder, "--steps", 80, cwd=folder.parent)
     assert result.returncode == 0, result.stderr
     steps = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert steps == list(range(1, 81))
-    assert not (folder.parent / "elsewhere").exists()
+    assert json.loads((folder / "config.json").read_text())["steps"] == 80
+
+
+TEXT = "all work and no play makes jack a dull boy. " * 60
+SMALL = ("--quick", "--hidden", "4", "--batch", "4", "--length", "10", "--sample", "5", "--devices", "1")
+
+
+def command(*arguments):
+    """char_lm's command line, in this process; returns its exit status."""
+    handler = signal.getsignal(signal.SIGTERM)
+    with pytest.MonkeyPatch.context() as patched, pytest.raises(SystemExit) as ended:
+        patched.setattr(sys, "argv", ["char_lm.py", *map(str, arguments)])
+        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"), jax.enable_x64(False):
+            try:
+                runs.main(char_lm.Config, char_lm.main, char_lm.flags)
+            finally:
+                signal.signal(signal.SIGTERM, handler)
+    return ended.value.code or 0
+
+
+def contents(folder):
+    return {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.rglob("*") if path.is_file()}
+
+
+def lines_of(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def saved(folder):
+    config = runs.read_config(folder, "char_lm", char_lm.Config)
+    with jax.enable_x64(False):
+        corpus, _ = char_lm.load(config)
+        network, algorithm, optimiser, _ = char_lm.build(config, len(corpus.alphabet))
+        like = train.start(algorithm, optimiser, rj.init(network, jax.random.key(1)), config.batch)
+        return checkpoint.restore(folder / "checkpoint", like)
+
+
+@pytest.fixture(scope="module")
+def small_run(tmp_path_factory):
+    """A finished run of 230 steps with a line of metrics for every two, and the text beside it."""
+    folder = tmp_path_factory.mktemp("small")
+    (folder / "text.txt").write_text(TEXT)
+    assert command(*SMALL, "--text", folder / "text.txt", "--steps", 230, "--out", folder / "run") == 0
+    return folder / "run"
+
+
+class Killed(BaseException):
+    """As SIGKILL: nothing is done on the way out."""
+
+
+def test_interruptions_change_nothing(small_run, tmp_path, monkeypatch, capsys):
+    """Ctrl-C in a step, SIGTERM in an evaluation, Ctrl-C in a save, a kill between log and save, half a line."""
+    text, folder = small_run.parent / "text.txt", tmp_path / "run"
+    window, bits, save, write = char_lm.data.window, char_lm.bits, checkpoint.save, char_lm._write_lines
+
+    def interrupted(name, of, function, when, how, *arguments):
+        calls = []
+
+        def instead(*given):
+            result = function(*given)
+            calls.append(None)
+            if when(calls, *given):
+                monkeypatch.setattr(of, name, function)
+                how()
+            return result
+
+        monkeypatch.setattr(of, name, instead)
+        status = command(*arguments)
+        assert getattr(of, name) is function, "it was not reached"
+        return status, capsys.readouterr().err
+
+    def raise_killed():
+        raise Killed
+
+    # Window 0 is looked at before the run; the steps that an interruption divides are 7 and 8.
+    first = ("--text", text, "--steps", 230, "--out", folder)
+    sigint = lambda: signal.raise_signal(signal.SIGINT)  # noqa: E731
+    status, error = interrupted("window", char_lm.data, window, lambda calls, *g: g[-1] == 6, sigint, *SMALL, *first)
+    assert status == 130 and int(saved(folder).step) == 7
+    assert [line["step"] for line in lines_of(folder)] == [2, 4, 6]
+    assert error.count("\n") == 1 and f"char_lm.py --resume {folder}\n" in error
+
+    resume = ("--resume", folder)
+    sigterm = lambda: signal.raise_signal(signal.SIGTERM)  # noqa: E731
+    status, error = interrupted("bits", char_lm, bits, lambda calls, *g: len(calls) == 2, sigterm, *resume)
+    assert status == 143 and "--resume" in error and int(saved(folder).step) == 40
+
+    status, error = interrupted("save", checkpoint, save, lambda calls, *g: len(calls) == 1, sigint, *resume)
+    assert status == 130 and int(saved(folder).step) == 60
+
+    with pytest.raises(Killed):
+        killed = lambda calls, folder, lines: lines and lines[-1]["step"] == 80  # noqa: E731
+        interrupted("_write_lines", char_lm, write, killed, raise_killed, *resume)
+    assert lines_of(folder)[-1]["step"] == 80 and int(saved(folder).step) == 60
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 82, "bi')
+
+    assert command(*resume) == 0
+    ours, whole = lines_of(folder), lines_of(small_run)
+    assert [line.keys() for line in ours] == [line.keys() for line in whole]
+    assert [line["step"] for line in ours] == list(range(2, 231, 2))
+    for name in ("bits", "grad_norm", "clipped", "validation_bits"):
+        mine, theirs = ([line[name] for line in each if name in line] for each in (ours, whole))
+        np.testing.assert_allclose(mine, theirs, rtol=1e-6, atol=0)
+        assert sum(a != b for a, b in zip(mine, theirs, strict=True)) <= 1  # the line that was divided
+    chex.assert_trees_all_equal(saved(folder), saved(small_run))
+    mine, theirs = (json.loads((each / "summary.json").read_text()) for each in (folder, small_run))
+    assert mine["test_bits"] == theirs["test_bits"] and mine["sample"] == theirs["sample"]
+    seconds = [line["seconds"] for line in ours]
+    assert seconds == sorted(seconds) and mine["training_seconds"] == seconds[-1]
+
+
+def test_a_finished_run_stays_as_it_is(small_run, capsys):
+    before = contents(small_run)
+    assert command("--resume", small_run, "--hidden", "4") == 0
+    assert f"run folder: {small_run}" in capsys.readouterr().out
+    assert contents(small_run) == before
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (("--hidden", "128"), "hidden is 128; it must be 4, as in the run"),
+        (("--out", "elsewhere"), "out is 'elsewhere'; it must be "),
+        (("--overwrite",), "overwrite is True"),
+        (("--no-decay",), "decay is False"),
+        (("--steps", "229"), "steps is 229; it must be 230 or more"),
+        (("--text", "other.txt"), "it must be the text that"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, tuple) else "",
+)
+def test_a_run_is_resumed_as_it_was(small_run, flags, says, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("other.txt").write_text(TEXT.replace("jack", "jill"))
+    before = contents(small_run)
+    assert command("--resume", small_run, *flags) == 2
+    error = capsys.readouterr().err
+    assert says in error and error.count("\n") == 1
+    assert contents(small_run) == before
+
+
+def test_a_text_that_has_changed_is_refused(small_run, tmp_path, capsys, monkeypatch):
+    """Also with the same characters; the same text elsewhere is taken, and its place is written down."""
+    folder, text = tmp_path / "run", tmp_path / "text.txt"
+    shutil.copytree(small_run, folder)
+    moved = {**json.loads((folder / "config.json").read_text()), "text": str(text)}
+    (folder / "config.json").write_text(json.dumps(moved))
+    text.write_text(TEXT[1:] + TEXT[0])
+    before = contents(folder)
+    assert command("--resume", folder, "--steps", "240") == 2
+    assert "it must be the text that" in capsys.readouterr().err and contents(folder) == before
+    monkeypatch.chdir(tmp_path)
+    Path("moved.txt").write_text("\ufeff" + TEXT, encoding="utf-8")
+    assert command("--resume", "run", "--steps", "240", "--text", "moved.txt") == 0
+    assert json.loads((folder / "config.json").read_text())["text"] == str(tmp_path / "moved.txt")
+    assert lines_of(folder)[-1]["step"] == 240
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "says"),
+    [
+        ("config.json", "[]", "it must be the folder of a run of char_lm"),
+        ("config.json", "{", "it must be the folder of a run of char_lm"),
+        ("config.json", '{"experiment": "char_lm", "cell": "rnn"}', "cell in "),
+        ("config.json", '{"experiment": "char_lm", "hidden": 4.5}', "hidden in "),
+        ("config.json", '{"experiment": "char_lm", "hidden": -4}', "hidden is -4"),
+        ("text.json", "[]", "it must be the text that"),
+        ("metrics.jsonl", '{"step": 2, "bits": 1, "seconds": 1}\n{"st\n{}\n', "line 2 of "),
+    ],
+)
+def test_a_damaged_run_is_refused_in_one_line(small_run, tmp_path, file, content, says, capsys):
+    folder = tmp_path / "run"
+    shutil.copytree(small_run, folder)
+    (folder / file).write_text(content)
+    assert command("--resume", folder, *(("--steps", "240") if file == "metrics.jsonl" else ())) == 2
+    error = capsys.readouterr().err
+    assert says in error and error.count("\n") == 1
+
+
+def test_a_disk_that_fills_up_is_one_line(small_run, tmp_path, capsys, monkeypatch):
+    """While the log is written; the run goes on when there is room again."""
+    folder, write = tmp_path / "run", Path.write_text
+
+    def full(path, text, **options):
+        if path.name.startswith("metrics") and '"step": 40' in text:
+            raise OSError(28, "No space left on device")
+        return write(path, text, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "write_text", full)
+        assert command(*SMALL, "--text", small_run.parent / "text.txt", "--steps", 60, "--out", folder) == 2
+    error = capsys.readouterr().err
+    assert "metrics.jsonl', which cannot be written (No space left on device)" in error and error.count("\n") == 1
+    assert command("--resume", folder) == 0
+    assert [line["step"] for line in lines_of(folder)] == list(range(1, 61))
+
+
+def test_it_runs_where_jax_was_used(tmp_path):
+    """Called from Python, with its defaults for a quick run, on a text of one character; flags that are given win."""
+    jax.numpy.zeros(1).block_until_ready()
+    text = tmp_path / "text.txt"
+    text.write_text("a" * 3000)
+    config = char_lm.Config(text=text, quick=True, hidden=4, batch=4, sample=7, out=tmp_path / "run")
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"), jax.enable_x64(False):
+        summary = char_lm.run(config)
+        assert char_lm.run(char_lm.Config(resume=tmp_path / "run"))["steps"] == 60
+    assert summary["steps"] == 60 and summary["sample"] == "a" * 7 and summary["test_bits"] == 0
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["length"] == 50
+
+
+def test_a_learning_curve_shows_all_its_data(small_run, tmp_path, monkeypatch):
+    import matplotlib.pyplot as plt
+
+    limits = []
+    monkeypatch.setattr(plt, "close", lambda figure: limits.append(figure.axes[0].get_ylim()))
+    summary = json.loads((small_run / "summary.json").read_text())
+    lines = [{"step": 1, "bits": 30.0}, {"step": 2, "bits": 9.0, "validation_bits": 20.0}]
+    char_lm.plot(lines, {**summary, "test_bits": 0.01}, tmp_path / "curve.png")
+    monkeypatch.undo()
+    plt.close("all")
+    assert limits[0][0] < 0.01 and limits[0][1] > 30
+
+
+def test_ctrl_c_in_the_first_compile(tmp_path):
+    """The printed command goes on with the run, from any folder, to the lines that were to come."""
+    (tmp_path / "text.txt").write_text(TEXT)
+    arguments = [
+        sys.executable,
+        EXPERIMENTS / "char_lm.py",
+        *SMALL,
+        "--text",
+        "text.txt",
+        "--steps",
+        "7",
+        "--out",
+        "run",
+    ]
+    with subprocess.Popen(arguments, cwd=tmp_path, stdout=-1, stderr=-1, text=True) as process:
+        while not (tmp_path / "run" / "checkpoint" / "0").exists() and process.poll() is None:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        _, error = process.communicate(timeout=300)
+    assert process.returncode == 130 and error.count("\n") == 1 and "Traceback" not in error
+    resumed = subprocess.run(shlex.split(error.split(": ", 1)[1]), cwd="/", capture_output=True, text=True, check=False)
+    assert resumed.returncode == 0, resumed.stderr
+    assert [line["step"] for line in lines_of(tmp_path / "run")] == list(range(1, 8))
 
 
 @pytest.mark.parametrize(
@@ -93,6 +346,20 @@ def test_char_lm_takes_every_option(tmp_path, flags):
         (("--steps", "0"), "steps is 0"),
         (("--length", "0"), "length is 0"),
         (("--batch", "0"), "batch_size is 0"),
+        (("--seed", "-1"), "seed is -1"),
+        (("--seed", str(2**70)), "seed is 118"),
+        (("--temperature", "inf"), "temperature is inf"),
+        (("--sample", "3000000000"), "sample is 3000000000"),
+        (
+            ("--cell", "lstm", "--leak", "1"),
+            "leak is 1.0; it must be left out: it changes nothing without --cell elman",
+        ),
+        (("--cell", "gru", "--activation", "tanh"), "activation is 'tanh'; it must be left out"),
+        (("--clip", "none", "--clip-at", "1"), "clip_at is 1.0; it must be left out"),
+        (("--sample", "0", "--temperature", "1"), "temperature is 1.0; it must be left out"),
+        (("--sample", "0", "--prime", "a"), "prime is 'a'; it must be left out"),
+        (("--overwrite",), "overwrite is True; it must be left out"),
+        (("--text", "used/thesis.txt", "--out", "used", "--overwrite", "--quick"), "out is 'used'; it must be"),
         (("--prime", "☃"), "prime is a text with '☃'"),
         (("--temperature", "-1"), "temperature is -1.0"),
         (("--text", "none.txt"), "text is 'none.txt'; it must be an existing file"),
@@ -104,15 +371,15 @@ def test_char_lm_takes_every_option(tmp_path, flags):
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else "",
 )
-def test_char_lm_refuses_mistakes_in_one_line(tmp_path, flags, says):
+def test_char_lm_refuses_mistakes_in_one_line(tmp_path, flags, says, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "short.txt").write_text("too short to train on. " * 3)
     (tmp_path / "used").mkdir()
-    (tmp_path / "used" / "thesis.txt").write_text("do not lose this")
-    result = script("char_lm.py", *flags, cwd=tmp_path)
-    assert result.returncode == 2
-    assert says in result.stderr
-    assert "Traceback" not in result.stderr
-    assert (tmp_path / "used" / "thesis.txt").read_text() == "do not lose this"
+    (tmp_path / "used" / "thesis.txt").write_text("do not lose this. " * 200)
+    assert command(*flags) == 2
+    error = capsys.readouterr().err
+    assert says in error and "Traceback" not in error
+    assert (tmp_path / "used" / "thesis.txt").read_text() == "do not lose this. " * 200
     assert not (tmp_path / "runs").exists()
 
 
