@@ -223,8 +223,8 @@ def unroll(
     """Run a layer over a window: ``(hs, s_T)``.  ``jax.grad`` through it uses the hand-written reverse.
 
     The drop-in recurrent layer for any JAX model: cotangents for the layer's parameters, float inputs and the initial
-    state; works under ``jit``, ``vmap`` and ``shard_map``, and can be exported for any batch size.  Reverse mode only, as
-    any ``custom_vjp``.
+    state; works under ``jit``, ``vmap`` and ``shard_map``, and can be exported for any batch size.  Reverse mode only,
+    as any ``custom_vjp``.
 
     Args:
       cell: ``elman()``, ``lstm()``, ``gru()`` or one of your own.

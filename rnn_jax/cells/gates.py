@@ -18,21 +18,21 @@ from rnn_jax.types import Array
 
 
 def gate(x: Array) -> Array:
-    """The signed gate w of a pre-activation; its size is never 0, so that the sign is always there."""
+    """The signed gate w of a pre-activation."""
     positive = x > 0
     # The choice is made inside of σ, since the derivative of −|x| at 0 would be 0.
-    smaller = jnp.maximum(nn.sigmoid(jnp.where(positive, -x, x)), jnp.finfo(x.dtype).tiny)
+    smaller = nn.sigmoid(jnp.where(positive, -x, x))
     return jnp.where(positive, -smaller, smaller)
 
 
 def sigma(w: Array) -> Array:
     """σ(x) of a signed gate."""
-    return jnp.where(w < 0, 1 + w, w)
+    return jnp.where(jnp.signbit(w), 1 + w, w)  # the sign's bit, since w is −0 where the smaller one underflows
 
 
 def complement(w: Array) -> Array:
     """1 − σ(x) of a signed gate."""
-    return jnp.where(w < 0, -w, 1 - w)
+    return jnp.where(jnp.signbit(w), -w, 1 - w)
 
 
 def slope(w: Array) -> Array:

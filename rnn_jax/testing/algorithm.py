@@ -64,8 +64,8 @@ def check_algorithm(
     Structure: ``init`` and ``update`` take and give what the contract says; ``update`` keeps the structure, shapes and
     dtypes of the state, and of the parameters in the gradient; it traces once; it works under ``vmap`` over keys.
 
-    Exact: equal to autodiff for every cell, mask, reset, weight, carried state, depth and dtype, in windows and whole; a sum
-    over the batch; linear in the loss; untouched by padding; the same with and without ``jit``; NaN surfaces.
+    Exact: equal to autodiff for every cell, mask, reset, weight, carried state, depth and dtype, in windows and whole;
+    a sum over the batch; linear in the loss; untouched by padding; the same with and without ``jit``; NaN surfaces.
     Unbiased: the mean over every outcome of its randomness is exact, or, where they cannot be listed, over 4096 keys no
     element is further off than chance allows once in a million tests.
     Biased: exact in its stated limit, and not elsewhere.

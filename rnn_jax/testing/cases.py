@@ -73,14 +73,9 @@ def make_batch(
     masks = rng.random((T, B)) < 0.7
     masks[rng.integers(T), rng.integers(B)] = True
     resets = rng.random((T, B)) < 0.2
-    weights = jnp.asarray(np.maximum(rng.uniform(-0.5, 2.0, (T, B)), 0), jnp.dtype(dtype or "float64"))
+    weights = None
     if weight:
+        weights = jnp.asarray(np.maximum(rng.uniform(-0.5, 2.0, (T, B)), 0), jnp.dtype(dtype or "float64"))
         unseen = (weights == 0) if network.loss.integer_targets else (weights == 0)[..., None]
         ys = jnp.where(unseen, jnp.asarray(-100 if network.loss.integer_targets else jnp.nan, ys.dtype), ys)
-    return Batch(
-        xs,
-        ys,
-        jnp.asarray(masks) if mask else None,
-        jnp.asarray(resets) if reset else None,
-        weights if weight else None,
-    )
+    return Batch(xs, ys, jnp.asarray(masks) if mask else None, jnp.asarray(resets) if reset else None, weights)

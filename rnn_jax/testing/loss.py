@@ -40,9 +40,10 @@ def check_loss(loss: Loss) -> list[Finding]:
 def loss_findings(loss: Loss) -> Iterator[Finding]:
     """The findings of ``check_loss``, one by one; the first failure of form ends them."""
     for dtype in TOLERANCE:
+        precise_dtype = wide(jnp.dtype(dtype))
         for name, (o, y) in _cases(loss, dtype).items():
             value, error = jax.jit(lambda o, y: (loss.value(o, y), loss.error(o, y)))(o, y)
-            for part, array, shape, kind in (("value", value, (N,), wide(dtype)), ("error", error, (N, K), dtype)):
+            for part, array, shape, kind in (("value", value, (N,), precise_dtype), ("error", error, (N, K), dtype)):
                 fits = array.shape == shape and array.dtype == kind
                 form = Finding("shape and dtype", f"{part} of {dtype} is {array.dtype}{shape}", float(not fits), 0.0)
                 yield form
@@ -51,7 +52,7 @@ def loss_findings(loss: Loss) -> Iterator[Finding]:
             precise = o.astype("float64"), y if loss.integer_targets else y.astype("float64")
             reference = loss.value(*precise)[:, None], loss_error(loss, *precise)
             for part, ours, exact, kind in (
-                ("value", value[:, None], reference[0], wide(dtype)),
+                ("value", value[:, None], reference[0], precise_dtype),
                 ("error", error, reference[1], dtype),
             ):
                 rounding = float(jnp.finfo(kind).eps)
@@ -60,8 +61,7 @@ def loss_findings(loss: Loss) -> Iterator[Finding]:
 
 
 def _worst_row(ours: Array, reference: Array) -> float:
-    """‖ours − reference‖ / ‖reference‖ of the worst row; what the reference itself, in float64, cannot tell is not
-    counted."""
+    """‖ours − reference‖ / ‖reference‖ of the worst row, less the roundings of the reference itself, in float64."""
     a, b = (np.asarray(each).astype(np.float64) for each in (ours, reference))
     size = np.linalg.norm(b, axis=-1)
     unknown = ROUNDINGS * np.finfo(np.float64).eps * np.maximum(1, size)
@@ -74,16 +74,16 @@ def _cases(loss: Loss, dtype: str) -> dict[str, tuple[Array, Array]]:
     rng = np.random.default_rng(0)
     noise = rng.normal(size=(N, K))
     if loss.integer_targets:
-        y = rng.integers(0, K, N)
-        hot = np.eye(K)
+        classes = rng.integers(0, K, N)
+        right, wrong = (MARGIN * np.eye(K)[each % K] for each in (classes, classes + 1))
         cases = {
             "at random": noise,
-            "confident and right": noise + MARGIN * hot[y],
-            "confident and wrong": noise + MARGIN * hot[(y + 1) % K],
+            "confident and right": noise + right,
+            "confident and wrong": noise + wrong,
             "tied": np.ones((N, K)),
-            "offset": noise + MARGIN * hot[y] + OFFSET,
+            "offset": noise + right + OFFSET,
         }
-        return {name: (jnp.asarray(o, jnp.dtype(dtype)), jnp.asarray(y)) for name, o in cases.items()}
+        return {name: (jnp.asarray(o, jnp.dtype(dtype)), jnp.asarray(classes)) for name, o in cases.items()}
     y = rng.normal(size=(N, K))
     pairs = {
         "at random": (noise, y),
