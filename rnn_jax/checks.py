@@ -6,13 +6,13 @@ Structure, shapes and dtypes are looked at always, and cost nothing under ``jit`
 
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rnn_jax.types import Batch, Cell, Claim, Layer, Loss, Network, Params
+from rnn_jax.types import Batch, Cell, Claim, Layer, Loss, Network, Parameter, Params, Recurrence
 
 DTYPES = ("float64", "float32", "bfloat16")
 LARGEST_INT = 2**31 - 1
@@ -142,6 +142,12 @@ def _all(part: Any, fits: Callable[[Any], bool]) -> bool:
     return isinstance(part, tuple) and len(part) > 0 and all(map(fits, part))
 
 
+def _is_parameter(value: Any) -> bool:
+    if not isinstance(value, Parameter) or not _is_name(value.name):
+        return False
+    return _is_number(value.low) and _is_number(value.high) and value.low <= value.high
+
+
 def _is_name(value: Any) -> bool:
     return isinstance(value, str)
 
@@ -151,7 +157,12 @@ PARTS: dict[str, tuple[Callable[[Any], bool], str]] = {
     **{part: (lambda part: _all(part, _is_name), "a tuple of names, one or more") for part in ("states", "gates")},
     "bias": (lambda part: _all(part, _is_number), "a tuple of numbers, one a gate"),
     **{part: (callable, "a function") for part in ("step", "adjoint", "value", "error", "init", "update")},
-    **{part: (lambda part: type(part) is bool, "a bool") for part in ("recurrent_bias", "integer_targets")},
+    **{part: (lambda part: type(part) is bool, "a bool") for part in ("recurrent_bias", "separate", "integer_targets")},
+    "parameters": (
+        lambda part: isinstance(part, tuple) and all(map(_is_parameter, part)),
+        "a tuple of Parameter, each with a name and low ≤ high",
+    ),
+    "recurrence": (lambda part: part in get_args(Recurrence), f"one of {', '.join(get_args(Recurrence))}"),
     "claim": (lambda part: isinstance(part, Claim), "an Exact, an Unbiased or a Biased"),
 }
 """What the parts of cells, losses, algorithms and optimisers may be, by their names."""
@@ -163,8 +174,15 @@ def check_parts(value: Any, argument: str, kind: type[Any], wanted: str) -> None
     for name, part in value._asdict().items():
         fits, of_part = PARTS.get(name, (lambda part: True, ""))
         require(fits(part), f"{argument}.{name}", part, of_part)
-    if isinstance(value, Cell):
-        require(len(value.bias) == len(value.gates), f"{argument}.bias", value.bias, PARTS["bias"][1])
+
+
+def check_cell(value: Any, argument: str) -> None:
+    """Refuse anything but a Cell, with a bias for each gate, and a recurrent bias or two inputs only where v is."""
+    check_parts(value, argument, Cell, "a Cell, like elman()")
+    require(len(value.bias) == len(value.gates), f"{argument}.bias", value.bias, PARTS["bias"][1])
+    for name in ("recurrent_bias", "separate"):
+        fits = not getattr(value, name) or value.recurrence != "none"
+        require(fits, f"{argument}.{name}", True, 'False, as there is no v where the recurrence is "none"')
 
 
 def check_network(network: Any) -> None:
@@ -174,9 +192,15 @@ def check_network(network: Any) -> None:
     listed = isinstance(cells, tuple) and cells and all(isinstance(cell, Cell) for cell in cells)
     require(listed, "network.cells", cells, "a tuple of cells, like (elman(),)")
     for index, cell in enumerate(cells):
-        check_parts(cell, f"network.cells[{index}]", Cell, "a Cell, like elman()")
-    for name in ("inputs", "hidden", "outputs"):
+        check_cell(cell, f"network.cells[{index}]")
+    for name in ("inputs", "outputs"):
         check_int(getattr(network, name), f"network.{name}")
+    hidden = network.hidden
+    if isinstance(hidden, tuple):
+        was = Description(f"a tuple of {len(hidden)}")
+        require(len(hidden) == len(cells), "network.hidden", was, f"one number, or one for each of {len(cells)} layers")
+    for size in hidden if isinstance(hidden, tuple) else (hidden,):
+        check_int(size, "network.hidden")
     check_parts(network.loss, "network.loss", Loss, "a Loss, like squared_error()")
 
 
@@ -184,16 +208,22 @@ def check_params(network: Network, params: Any) -> None:
     """Refuse parameters whose structure, shapes or dtypes are not those of the network."""
     check_network(network)
     require(isinstance(params, Params), "params", describe(params), "the Params of this network")
-    H, K, count = network.hidden, network.outputs, len(network.cells)
-    check_array(params.V, "params.V", (H, K), "float")
+    sizes, K, count = layer_sizes(network), network.outputs, len(network.cells)
+    check_array(params.V, "params.V", (sizes[-1][1], K), "float")
     dtype = params.V.dtype
     check_array(params.c, "params.c", (K,), dtype)
     layers = params.layers
     listed = isinstance(layers, tuple) and len(layers) == count
     was = Description(f"a tuple of {len(layers)}") if isinstance(layers, tuple) else describe(layers)
     require(listed, "params.layers", was, f"a tuple of {count} Layer")
-    for index, (cell, layer) in enumerate(zip(network.cells, layers, strict=True)):
-        check_layer(cell, layer, f"params.layers[{index}]", H if index else network.inputs, H, dtype)
+    for index, (cell, layer, (D, H)) in enumerate(zip(network.cells, layers, sizes, strict=True)):
+        check_layer(cell, layer, f"params.layers[{index}]", D, H, dtype)
+
+
+def layer_sizes(network: Network) -> tuple[tuple[int, int], ...]:
+    """(D, H) of each layer, the lowest first; D of the layers above the first one is H of the layer below."""
+    hidden = network.hidden if isinstance(network.hidden, tuple) else (network.hidden,) * len(network.cells)
+    return tuple(zip((network.inputs, *hidden[:-1]), hidden, strict=True))
 
 
 def check_layer(cell: Cell, layer: Any, argument: str, D: int, H: int, dtype: Any) -> None:
@@ -201,12 +231,37 @@ def check_layer(cell: Cell, layer: Any, argument: str, D: int, H: int, dtype: An
     require(isinstance(layer, Layer), argument, describe(layer), "a Layer")
     width = len(cell.gates) * H
     check_array(layer.U, f"{argument}.U", (D, width), dtype)
-    check_array(layer.W, f"{argument}.W", (H, width), dtype)
+    if cell.recurrence == "none":
+        require(layer.W is None, f"{argument}.W", describe(layer.W), f"None: {cell.name} has no recurrent weights")
+    else:
+        check_array(layer.W, f"{argument}.W", (H, width) if cell.recurrence == "dense" else (width,), dtype)
     check_array(layer.b, f"{argument}.b", (width,), dtype)
     if cell.recurrent_bias:
         check_array(layer.d, f"{argument}.d", (width,), dtype)
     else:
         require(layer.d is None, f"{argument}.d", describe(layer.d), f"None: {cell.name} has no recurrent bias")
+    count = len(cell.parameters)
+    was = Description(f"a tuple of {len(layer.p)}") if isinstance(layer.p, tuple) else describe(layer.p)
+    require(isinstance(layer.p, tuple) and len(layer.p) == count, f"{argument}.p", was, f"a tuple of {count} arrays")
+    for parameter, p in zip(cell.parameters, layer.p, strict=True):
+        check_array(p, f"{argument}.p ({parameter.name})", (H,), dtype)
+
+
+def check_layer_window(cell: Any, layer: Any, xs: Any, s0: Any, mask: Any, reset: Any) -> tuple[int, int, Any]:
+    """Refuse whatever of one layer and a window does not fit the cell or each other; returns B, H and the dtype."""
+    check_cell(cell, "cell")
+    require(isinstance(layer, Layer), "layer", describe(layer), "a Layer, as from init_layer")
+    G = len(cell.gates)
+    check_array(layer.b, "layer.b", (f"{G}·H",), "float")
+    H, dtype = layer.b.shape[0] // G, layer.b.dtype
+    check_array(layer.U, "layer.U", ("D", G * H), dtype)
+    D = layer.U.shape[0]
+    check_layer(cell, layer, "layer", D, H, dtype)
+    _, B = check_inputs(xs, D, dtype)
+    check_flags(mask, reset, xs, D)
+    if s0 is not None:
+        check_units(cell, s0, "s0", B, H, dtype)
+    return B, H, dtype
 
 
 def check_units(cell: Cell, s: Any, argument: str, B: int, H: int, dtype: Any) -> None:
@@ -221,8 +276,8 @@ def check_state(network: Network, state: Any, B: int, dtype: Any) -> None:
     """Refuse a recurrent state that does not fit the network and the batch."""
     count = len(network.cells)
     require(isinstance(state, tuple) and len(state) == count, "state", describe(state), f"that of {count} layers")
-    for index, (cell, s) in enumerate(zip(network.cells, state, strict=True)):
-        check_units(cell, s, f"state[{index}]", B, network.hidden, dtype)
+    for index, (cell, s, (_, H)) in enumerate(zip(network.cells, state, layer_sizes(network), strict=True)):
+        check_units(cell, s, f"state[{index}]", B, H, dtype)
 
 
 def check_inputs(xs: Any, D: int, dtype: Any, within: str = "") -> tuple[int, int]:

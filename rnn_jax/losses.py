@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.nn import one_hot
 
-from rnn_jax.precision import indices, wide
+from rnn_jax.precision import accumulation_dtype, as_index
 from rnn_jax.types import Array, Loss
 
 
@@ -52,14 +52,14 @@ def _cross_entropy_error(o: Array, y: Array) -> Array:
 
 def _classes(o: Array, y: Array) -> tuple[Array, Array, Array]:
     """Logits in float32 at least; where the target's class is, bool […, K]; 1, or NaN where there is none, […]."""
-    o, y = o.astype(wide(o.dtype)), indices(y)
+    o, y = o.astype(accumulation_dtype(o.dtype)), as_index(y)
     exists = ((y >= 0) & (y < o.shape[-1])).astype(o.dtype)
     # A quotient, not a NaN that is chosen from: with jax_debug_nans that one would stop a program on good data.
     return o, one_hot(y, o.shape[-1], dtype=bool), exists / exists
 
 
 def _half_square(o: Array, y: Array) -> Array:
-    difference = o.astype(wide(o.dtype)) - y.astype(wide(y.dtype))
+    difference = o.astype(accumulation_dtype(o.dtype)) - y.astype(accumulation_dtype(y.dtype))
     return 0.5 * (difference * difference).sum(axis=-1)
 
 

@@ -13,9 +13,10 @@ import jax.numpy as jnp
 from jax import lax
 
 from rnn_jax import checks
-from rnn_jax.precision import wide
-from rnn_jax.recurrence import affine, forward, zero_state
-from rnn_jax.types import Array, Batch, Layer, Network, Params, State
+from rnn_jax.ops import affine
+from rnn_jax.precision import accumulation_dtype
+from rnn_jax.recurrence import forward, zero_state
+from rnn_jax.types import Array, Batch, Cell, Layer, Network, Params, State
 
 Recurrent = Literal["uniform", "orthogonal", "identity"]
 
@@ -41,31 +42,54 @@ def init(
     checks.check_key(key, "key")
     checks.check_option(recurrent, "recurrent", get_args(Recurrent))
     checks.check_dtype(dtype, "dtype")
-    H = network.hidden
     *layer_keys, V_key = jax.random.split(key, len(network.cells) + 1)
-    layers = []
-    for index, (cell, layer_key) in enumerate(zip(network.cells, layer_keys, strict=True)):
-        D, G = H if index else network.inputs, len(cell.gates)
-        U_key, W_key = jax.random.split(layer_key)
-        if recurrent == "uniform":
-            W = _uniform(W_key, (H, G * H), H, dtype)
-        elif recurrent == "orthogonal":
-            blocks = jax.random.orthogonal(W_key, H, (G,), wide(dtype))
-            W = jnp.concatenate(list(blocks), axis=-1).astype(dtype)
-        else:
-            W = jnp.tile(jnp.eye(H, dtype=dtype), (1, G))
-        b = jnp.repeat(jnp.asarray(cell.bias, dtype), H)
-        d = jnp.zeros(G * H, dtype) if cell.recurrent_bias else None
-        layers.append(Layer(_uniform(U_key, (D, G * H), D, dtype), W, b, d))
+    sizes = checks.layer_sizes(network)
+    layers = tuple(
+        _init_layer(cell, layer_key, D, H, recurrent, dtype)
+        for cell, layer_key, (D, H) in zip(network.cells, layer_keys, sizes, strict=True)
+    )
+    _, H = sizes[-1]
     V = _uniform(V_key, (H, network.outputs), H, dtype)
-    return Params(tuple(layers), V, jnp.zeros(network.outputs, dtype))
+    return Params(layers, V, jnp.zeros(network.outputs, dtype))
+
+
+def init_layer(
+    cell: Cell,
+    key: Array,
+    inputs: int,
+    hidden: int,
+    recurrent: Recurrent = "uniform",
+    dtype: jnp.dtype | type = jnp.float32,
+) -> Layer:
+    """Draw the parameters of one layer, as ``init`` does, for ``unroll`` in a model of your own.
+
+    Args:
+      cell: ``elman()``, ``lstm()``, ``gru()`` or one of your own.
+      key: a PRNG key.
+      inputs: D, the width of x_t or the size of the vocabulary.
+      hidden: H.
+      recurrent, dtype: as in ``init``.
+
+    Raises:
+      InputError: a cell, a size, an option or a dtype that cannot be served.
+    """
+    checks.check_cell(cell, "cell")
+    for name, size in (("inputs", inputs), ("hidden", hidden)):
+        checks.check_int(size, name)
+    checks.check_key(key, "key")
+    checks.check_option(recurrent, "recurrent", get_args(Recurrent))
+    checks.check_dtype(dtype, "dtype")
+    return _init_layer(cell, key, inputs, hidden, recurrent, dtype)
 
 
 def initial_state(network: Network, params: Params, batch_size: int) -> State:
     """The zero state: per layer, S arrays [B, H] of the parameters' dtype."""
     checks.check_params(network, params)
     checks.check_int(batch_size, "batch_size")
-    return tuple(zero_state(cell, batch_size, network.hidden, params.V.dtype) for cell in network.cells)
+    sizes = checks.layer_sizes(network)
+    return tuple(
+        zero_state(cell, batch_size, H, params.V.dtype) for cell, (_, H) in zip(network.cells, sizes, strict=True)
+    )
 
 
 def apply(
@@ -119,10 +143,12 @@ def loss(network: Network, params: Params, state: State, batch: Batch) -> tuple[
     """
     checks.check_window(network, params, state, batch)
     os, state = apply(network, params, state, batch.xs, batch.mask, batch.reset)
-    return losses(network, os, batch.ys, batch.mask, batch.weight).sum(), state
+    return per_step_losses(network, os, batch.ys, batch.mask, batch.weight).sum(), state
 
 
-def losses(network: Network, os: Array, ys: Array, mask: Array | None = None, weight: Array | None = None) -> Array:
+def per_step_losses(
+    network: Network, os: Array, ys: Array, mask: Array | None = None, weight: Array | None = None
+) -> Array:
     """The weighted loss w ℓ(o) of any leading axes, in float32 at least; zero where a step does not count.
 
     The target of such a step, or of one of weight 0, is never looked at, neither here nor by autodiff of this.
@@ -143,7 +169,7 @@ def losses(network: Network, os: Array, ys: Array, mask: Array | None = None, we
 
 
 def errors(network: Network, os: Array, ys: Array, mask: Array | None = None, weight: Array | None = None) -> Array:
-    """The error δo = w ∂ℓ/∂o of any leading axes, in the logits' dtype: the hand-written derivative of ``losses``."""
+    """The error δo = w ∂ℓ/∂o of any leading axes, in the logits' dtype: ``per_step_losses``' derivative, by hand."""
     _check_rows(network, os, ys, mask, weight)
     ys, share = _shares(ys, mask, weight)
     delta_os = network.loss.error(os, ys)
@@ -163,8 +189,8 @@ def total_weight(batch: Batch) -> Array:
         return jnp.asarray(count, jnp.float32)
     weight = jnp.asarray(batch.weight)
     weight = weight if batch.mask is None else jnp.where(batch.mask, weight, 0)
-    valid = (weight >= 0).all().astype(wide(weight.dtype))
-    return weight.sum(dtype=wide(weight.dtype)) * (valid / valid)
+    valid = (weight >= 0).all().astype(accumulation_dtype(weight.dtype))
+    return weight.sum(dtype=accumulation_dtype(weight.dtype)) * (valid / valid)
 
 
 def sample(network: Network, params: Params, key: Array, prime: Array, length: int, temperature: float = 1.0) -> Array:
@@ -192,7 +218,7 @@ def sample(network: Network, params: Params, key: Array, prime: Array, length: i
     checks.check_indices(prime, "prime", vocabulary)
     checks.check_int(length, "length", least=0)
     checks.check_number(temperature, "temperature", 0, math.inf, "a number, 0 or more")
-    likeliest = float(temperature) < float(jnp.finfo(wide(params.V.dtype)).tiny)
+    likeliest = float(temperature) < float(jnp.finfo(accumulation_dtype(params.V.dtype)).tiny)
     tokens: Array = _sample(network, params, key, jnp.asarray(prime), float(temperature), int(length), likeliest)
     return tokens
 
@@ -205,7 +231,7 @@ def _sample(
         if likeliest:
             return logits.argmax(-1).astype(jnp.int32)
         # In float32 at least: the noise that is added has the dtype of the logits, and in bfloat16 it is too coarse.
-        logits = logits.astype(wide(logits.dtype))
+        logits = logits.astype(accumulation_dtype(logits.dtype))
         return jax.random.categorical(key, (logits - logits.max()) / temperature).astype(jnp.int32)
 
     def step(carry: tuple[State, Array], key: Array) -> tuple[tuple[State, Array], Array]:
@@ -234,6 +260,36 @@ def _check_rows(network: Network, os: Array, ys: Array, mask: Array | None, weig
     axes = checks.check_rows(os, "os", network.outputs, "float")
     checks.check_targets(network, ys, axes, os.dtype)
     checks.check_weights(mask, weight, axes)
+
+
+def _init_layer(cell: Cell, key: Array, D: int, H: int, recurrent: Recurrent, dtype: jnp.dtype | type) -> Layer:
+    G = len(cell.gates)
+    U_key, W_key, *p_keys = jax.random.split(key, 2 + len(cell.parameters))
+    return Layer(
+        U=_uniform(U_key, (D, G * H), D, dtype),
+        W=_recurrent_weights(cell, W_key, H, recurrent, dtype),
+        b=jnp.repeat(jnp.asarray(cell.bias, dtype), H),
+        d=jnp.zeros(G * H, dtype) if cell.recurrent_bias else None,
+        p=tuple(
+            jax.random.uniform(p_key, (H,), dtype, parameter.low, parameter.high)
+            for p_key, parameter in zip(p_keys, cell.parameters, strict=True)
+        ),
+    )
+
+
+def _recurrent_weights(cell: Cell, key: Array, H: int, recurrent: Recurrent, dtype: jnp.dtype | type) -> Array | None:
+    """W [H, G·H]; of a diagonal recurrence [G·H], where an orthogonal one is of signs and the identity of ones."""
+    G = len(cell.gates)
+    if cell.recurrence == "none":
+        return None
+    if cell.recurrence == "diagonal":
+        if recurrent == "orthogonal":
+            return jax.random.rademacher(key, (G * H,), dtype)
+        return jnp.ones(G * H, dtype) if recurrent == "identity" else _uniform(key, (G * H,), 1, dtype)
+    if recurrent == "orthogonal":
+        blocks = jax.random.orthogonal(key, H, (G,), accumulation_dtype(dtype))
+        return jnp.concatenate(list(blocks), axis=-1).astype(dtype)
+    return jnp.tile(jnp.eye(H, dtype=dtype), (1, G)) if recurrent == "identity" else _uniform(key, (H, G * H), H, dtype)
 
 
 def _uniform(key: Array, shape: tuple[int, ...], fan_in: int, dtype: jnp.dtype | type) -> Array:

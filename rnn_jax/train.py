@@ -28,7 +28,7 @@ from rnn_jax.checks import (
     require,
 )
 from rnn_jax.interrupts import SignalsWait
-from rnn_jax.precision import wide
+from rnn_jax.precision import accumulation_dtype
 from rnn_jax.types import Algorithm, Array, Batch, Network, Params, State
 
 
@@ -280,7 +280,7 @@ def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
 
 def _largest_and_norm(tree: Any) -> tuple[Array, Array]:
     """The largest size m = max |g| over all leaves, and ‖g / m‖, in float32 at least."""
-    leaves = [leaf.astype(wide(leaf.dtype)) for leaf in jax.tree.leaves(tree)]
+    leaves = [leaf.astype(accumulation_dtype(leaf.dtype)) for leaf in jax.tree.leaves(tree)]
     largest = jnp.stack([jnp.abs(leaf).max(initial=0) for leaf in leaves]).max()
     scale = jnp.where(largest > 0, largest, 1)
     return largest, jnp.sqrt(jnp.stack([jnp.square(leaf / scale).sum() for leaf in leaves]).sum())
@@ -346,7 +346,7 @@ def _form(tree: Any) -> tuple[Any, ...]:
 
 def _divide(a: Array, divisor: Array) -> Array:
     """Short floats are divided in float32: the divisor, a number of steps, has more digits than they have."""
-    precise = a.astype(wide(a.dtype))
+    precise = a.astype(accumulation_dtype(a.dtype))
     return (precise / divisor.astype(precise.dtype)).astype(a.dtype)
 
 

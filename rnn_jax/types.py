@@ -1,11 +1,11 @@
-"""The nouns of the library: what a cell, a loss, a network, a batch and an algorithm are.
+"""Core data types: what a cell, a loss, a network, a batch and an algorithm are.
 
 No logic lives here.  Symbols: T time steps, B batch, D inputs (or vocabulary), H hidden units, K outputs,
 G pre-activations ("gates") per unit, S state values per unit.  Time comes first in every stacked array.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple
 
 import jax
 
@@ -16,31 +16,38 @@ State = tuple[Units, ...]
 """The recurrent state of a network: per layer, the cell's S state values, each [B, H]; the first one is h."""
 
 
-class Step(Protocol):
-    """``(s_prev, u, v) -> (s, residual)``: one time step of every unit, applied elementwise.
+Step = Callable[..., tuple[Units, Units]]
+"""``(s_prev, z, *p) -> (s, residual)``: one time step of every unit, applied elementwise.
 
-    ``s_prev`` holds S arrays, ``u`` and ``v`` G arrays.  ``residual`` is what the adjoint needs beyond ``s_prev`` and
-    ``s``, which are kept anyway: a tuple of arrays of the same shape, possibly empty.
-    """
+``s_prev`` is S arrays, ``z`` = u + v is G arrays, and ``p`` are the cell's own parameters, an array each, all of one
+shape.  A cell with ``separate=True`` gets ``(s_prev, u, v, *p)``.  ``residual`` is what the adjoint needs beyond
+``s_prev`` and ``s``, which are stored anyway: a tuple of arrays of the same shape, possibly empty.
+"""
 
-    def __call__(self, s_prev: Units, u: Units, v: Units) -> tuple[Units, Units]: ...
+Adjoint = Callable[..., tuple[Any, ...]]
+"""``(s_prev, s, residual, delta_s, *p) -> (delta_s_prev, delta_z, *delta_p)``: the transposed Jacobian of the step.
+
+``s`` and ``residual`` are always what ``step`` returned for ``s_prev``.  ``delta_s_prev`` is the share that flows
+through the unit itself; the share through ``v = h_prev W`` is added by ``recurrence``, which also sums each
+``delta_p`` over the batch.  A cell with ``separate=True`` returns ``(delta_s_prev, delta_u, delta_v, *delta_p)``.
+"""
 
 
-class Adjoint(Protocol):
-    """``(s_prev, s, residual, delta_s) -> (delta_s_prev, delta_u, delta_v)``: the transpose of the step's Jacobian.
+class Parameter(NamedTuple):
+    """A parameter of a cell's own: one number p a unit, drawn uniformly from [low, high]."""
 
-    ``delta_s_prev`` is the share that flows through the unit itself; the share through ``v = h_prev W`` is added by
-    ``recurrence``.  Where u and v enter the step only as their sum, return the very same tuple for both: the
-    recurrence then computes and stores it once.
-    """
+    name: str
+    low: float
+    high: float
 
-    def __call__(self, s_prev: Units, s: Units, residual: Units, delta_s: Units) -> tuple[Units, Units, Units]: ...
+
+Recurrence = Literal["dense", "diagonal", "none"]
 
 
 class Cell(NamedTuple):
-    """A recurrent cell, unit by unit: ``s_t, residual = step(s_{t-1}, u_t, v_t)`` and its hand-written adjoint.
+    """A recurrent cell, unit by unit: ``s_t, residual = step(s_{t-1}, z_t)`` and its hand-written adjoint.
 
-    Every matrix product is outside: ``u_t = x_t U + b`` and ``v_t = h_{t-1} W (+ d)``, with ``h_t = s_t[0]``.
+    Every matrix product is outside: ``z_t = u_t + v_t``, ``u_t = x_t U + b``, ``v_t = h_{t-1} W``; ``h_t = s_t[0]``.
     """
 
     name: str
@@ -53,7 +60,13 @@ class Cell(NamedTuple):
     bias: tuple[float, ...]
     """Initial value of b for each gate."""
     recurrent_bias: bool = False
-    """Whether v carries a bias d of its own (needed only where u and v do not enter as their sum)."""
+    """Whether v has a bias d of its own (needed only where u and v do not enter as their sum)."""
+    separate: bool = False
+    """Whether step and adjoint see u and v apart, and not only their sum z."""
+    parameters: tuple[Parameter, ...] = ()
+    """The cell's own parameters, such as peephole weights or time constants."""
+    recurrence: Recurrence = "dense"
+    """What v is: "dense", h W with W [H, G·H]; "diagonal", w ⊙ h for each gate, with W [G·H]; "none", no v and no W."""
 
 
 class Loss(NamedTuple):
@@ -76,8 +89,8 @@ class Network(NamedTuple):
     """One cell a layer, the lowest first."""
     inputs: int
     """D: the size of the vocabulary for integer inputs, else the width of x_t."""
-    hidden: int
-    """H, the same in every layer."""
+    hidden: int | tuple[int, ...]
+    """H, one number for all layers, or one for each."""
     outputs: int
     """K: the number of classes, or the width of the target."""
     loss: Loss
@@ -87,13 +100,15 @@ class Layer(NamedTuple):
     """The parameters of one recurrent layer."""
 
     U: Array
-    """Input weights [D, G·H] ([H, G·H] above the first layer)."""
-    W: Array
-    """Recurrent weights [H, G·H]."""
+    """Input weights [D, G·H]; above the first layer D is the H of the layer below."""
+    W: Array | None
+    """Recurrent weights [H, G·H]; [G·H] of a diagonal recurrence; None where there is none."""
     b: Array
     """Bias [G·H]."""
     d: Array | None = None
     """Recurrent bias [G·H], for cells that have one."""
+    p: tuple[Array, ...] = ()
+    """The cell's own parameters, each [H]."""
 
 
 class Params(NamedTuple):

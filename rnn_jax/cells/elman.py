@@ -58,10 +58,10 @@ class Step:
     activation: str
     leak: float
 
-    def __call__(self, s_prev: Units, u: Units, v: Units) -> tuple[Units, Units]:
-        (h_prev,), (u_z,), (v_z,) = s_prev, u, v
+    def __call__(self, s_prev: Units, z: Units) -> tuple[Units, Units]:
+        (h_prev,) = s_prev
         phi, _ = ACTIVATIONS[self.activation]
-        a = phi(u_z + v_z)
+        a = phi(*z)
         return (((1 - self.leak) * h_prev + self.leak * a,), (a,)) if self.leak < 1 else ((a,), ())
 
 
@@ -72,8 +72,8 @@ class Adjoint:
     activation: str
     leak: float
 
-    def __call__(self, s_prev: Units, s: Units, residual: Units, delta_s: Units) -> tuple[Units, Units, Units]:
+    def __call__(self, s_prev: Units, s: Units, residual: Units, delta_s: Units) -> tuple[Units, Units]:
         (delta_h,), (a,) = delta_s, residual if self.leak < 1 else s
         _, slope = ACTIVATIONS[self.activation]
         delta_z = (self.leak * delta_h * slope(a),)
-        return ((1 - self.leak) * delta_h if self.leak < 1 else jnp.zeros_like(delta_h),), delta_z, delta_z
+        return ((1 - self.leak) * delta_h if self.leak < 1 else jnp.zeros_like(delta_h),), delta_z

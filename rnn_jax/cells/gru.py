@@ -31,7 +31,14 @@ def gru() -> Cell:
     reset gate acts before the product; after it is the form of cuDNN and of every library that follows it.
     """
     return Cell(
-        "gru", states=("h",), gates=("r", "z", "n"), step=step, adjoint=adjoint, bias=(0.0,) * 3, recurrent_bias=True
+        "gru",
+        states=("h",),
+        gates=("r", "z", "n"),
+        step=step,
+        adjoint=adjoint,
+        bias=(0.0,) * 3,
+        recurrent_bias=True,
+        separate=True,
     )
 
 

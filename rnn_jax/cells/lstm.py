@@ -43,15 +43,15 @@ def lstm(forget_bias: float = 1.0) -> Cell:
     return Cell("lstm", states=("h", "c"), gates=("i", "f", "g", "o"), step=step, adjoint=adjoint, bias=bias)
 
 
-def step(s_prev: Units, u: Units, v: Units) -> tuple[Units, Units]:
+def step(s_prev: Units, z: Units) -> tuple[Units, Units]:
     """One step; the residual is the gates i, f and o, signed, and g."""
-    (_, c_prev), (z_i, z_f, z_g, z_o) = s_prev, (a + b for a, b in zip(u, v, strict=True))
+    (_, c_prev), (z_i, z_f, z_g, z_o) = s_prev, z
     i, f, g, o = gate(z_i), gate(z_f), jnp.tanh(z_g), gate(z_o)
     c = sigma(f) * c_prev + sigma(i) * g
     return (sigma(o) * jnp.tanh(c), c), (i, f, g, o)
 
 
-def adjoint(s_prev: Units, s: Units, residual: Units, delta_s: Units) -> tuple[Units, Units, Units]:
+def adjoint(s_prev: Units, s: Units, residual: Units, delta_s: Units) -> tuple[Units, Units]:
     """The transpose of the step's Jacobian, times ``delta_s``."""
     (_, c_prev), (_, c), (i, f, g, o), (delta_h, delta_c) = s_prev, s, residual, delta_s
     tanh_c = jnp.tanh(c)
@@ -62,4 +62,4 @@ def adjoint(s_prev: Units, s: Units, residual: Units, delta_s: Units) -> tuple[U
         delta_c * sigma(i) * ((1 - g) * (1 + g)),
         delta_h * tanh_c * slope(o),
     )
-    return (jnp.zeros_like(delta_h), delta_c * sigma(f)), delta_z, delta_z
+    return (jnp.zeros_like(delta_h), delta_c * sigma(f)), delta_z

@@ -1,5 +1,7 @@
 """The judge: the gradient by ``jax.value_and_grad``, against which every hand-written one is held."""
 
+from typing import Any
+
 import jax
 
 from rnn_jax import network as net
@@ -27,11 +29,11 @@ def autodiff(network: Network) -> Algorithm:
     return Algorithm(init, update)
 
 
-def step_adjoint(cell: Cell, s_prev: Units, u: Units, v: Units, delta_s: Units) -> tuple[Units, Units, Units]:
-    """What ``cell.adjoint`` must return, by ``jax.vjp`` of the cell's step."""
-    _, transpose = jax.vjp(lambda s_prev, u, v: cell.step(s_prev, u, v)[0], s_prev, u, v)
-    delta_s_prev, delta_u, delta_v = transpose(delta_s)
-    return delta_s_prev, delta_u, delta_v
+def step_adjoint(cell: Cell, inputs: tuple[Any, ...], delta_s: Units) -> tuple[Any, ...]:
+    """What ``cell.adjoint`` must return, by ``jax.vjp`` of the cell's step at these inputs, (s_prev, z, *p)."""
+    _, transpose = jax.vjp(lambda *inputs: cell.step(*inputs)[0], *inputs)
+    adjoints: tuple[Any, ...] = transpose(delta_s)
+    return adjoints
 
 
 def loss_error(loss: Loss, o: Array, y: Array) -> Array:

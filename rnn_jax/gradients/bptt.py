@@ -8,14 +8,12 @@ import jax.numpy as jnp
 from jax import lax
 
 from rnn_jax import network as net
-from rnn_jax import recurrence
+from rnn_jax import ops, stack
 from rnn_jax.checks import check_int, check_network, check_window, require
-from rnn_jax.precision import wide
-from rnn_jax.recurrence import Kept
+from rnn_jax.precision import accumulation_dtype
+from rnn_jax.stack import Stack, Trajectories
+from rnn_jax.trajectory import hidden_states
 from rnn_jax.types import Algorithm, Array, Batch, Network, Params, State
-
-Memory = tuple[Kept, ...]
-"""What each layer keeps, the lowest first."""
 
 
 class Adjoints(NamedTuple):
@@ -39,15 +37,15 @@ def bptt(network: Network, segment: int | None = None, recompute: bool = False) 
         dV += Σ h_tᵀ δo_t    dc += Σ δo_t    and dU, dW, db (dd) of each layer from the top down
 
     Over windows with carried state this is truncated BPTT, derivation (16): the state enters the next window as a
-    constant.  Time n² and memory T·n a step and example, n = H.  With ``recompute`` only the states at the segments'
-    borders are kept, and each segment runs forward again before its reverse: a third more products, memory 2√T·n at
-    segments of √T.
+    constant.  Per example: O(H²) time a step, O(T·H) memory in all.  With ``recompute`` (gradient checkpointing) only
+    the states at the segments' borders are stored, and each segment runs forward again before its reverse: a third more
+    products, O(√T·H) memory at segments of √T.
 
     Args:
       network: what to differentiate.
-      segment: steps per segment, any length; by default as many as hold 256 rows of the batch, 8 to 128, so that a
-        segment stays in cache and its products are large; √T where states are recomputed.  One longer than a window is
-        that window.
+      segment: steps per segment, any length; by default about 256 / B steps (B of one device), between 8 and 128, so
+        that a segment stays in cache and its products are large; √T where states are recomputed.  One longer than a
+        window is that window.
       recompute: trade time for memory; with a single segment it costs time and saves nothing.
 
     Raises:
@@ -66,88 +64,71 @@ def bptt(network: Network, segment: int | None = None, recompute: bool = False) 
 
     def update(params: Params, state: State, batch: Batch) -> tuple[tuple[Array, Params], State]:
         check_window(network, params, state, batch)
-
-        def state_at(kept: Memory, t: Array | int) -> State:
-            return tuple(recurrence.state_at(layer, t) for layer in kept)
-
-        def begin(kept: Memory, state: State) -> Memory:
-            return tuple(recurrence.begin(layer, s0) for layer, s0 in zip(kept, state, strict=True))
-
-        def forward(kept: Memory, start: Array | int, window: Batch) -> Memory:
-            xs, filled = window.xs, []
-            for cell, layer, W_T, room in zip(network.cells, params.layers, transposed, kept, strict=True):
-                filled.append(recurrence.fill(cell, layer, W_T, xs, room, start, window.mask, window.reset))
-                xs = recurrence.hidden(filled[-1], start + 1, len(xs))
-            return tuple(filled)
-
-        def advance(carry: tuple[Any, Memory], window: Batch) -> tuple[tuple[Any, Memory], State | None]:
-            (first, kept), n = carry, len(window.xs)
-            filled = forward(kept, first, window)
-            if recompute:  # the next segment takes its place
-                return (first, begin(filled, state_at(filled, n))), state_at(kept, first)
-            return (first + n, filled), None
-
-        def reverse(carry: tuple[Any, Memory, Adjoints], inputs: Any) -> tuple[tuple[Any, Memory, Adjoints], None]:
-            (end, kept, adjoints), (window, border) = carry, inputs
-            n = len(window.xs)
-            first = 0 if recompute else end - n
-            if recompute:
-                kept = forward(begin(kept, border), first, window)
-            rows = recurrence.hidden(kept[-1], first + 1, n), (window.ys, window.mask, window.weight)
-            # On one axis, else XLA computes δo a second time.
-            hs, targets = jax.tree.map(lambda a: a.reshape(n * B, *a.shape[2:]), rows)
-            os = net.readout(params, hs)
-            losses = net.losses(network, os, *targets).reshape(n, B).sum(axis=0)
-            delta_os = net.errors(network, os, *targets)
-            delta_hs = (delta_os @ params.V.T).reshape(n, B, -1)
-            delta_state, layers = [], []
-            for level in reversed(range(len(network.cells))):
-                gradients, delta_us, delta_s0 = recurrence.reverse(
-                    network.cells[level],
-                    params.layers[level],
-                    transposed[level],
-                    recurrence.hidden(kept[level - 1], first + 1, n) if level else window.xs,
-                    kept[level],
-                    first,
-                    delta_hs,
-                    adjoints.delta_state[level],
-                    window.mask,
-                    window.reset,
-                )
-                delta_hs = delta_us @ params.layers[level].U.T
-                delta_state.append(delta_s0)
-                layers.append(gradients)
-            dV, dc = recurrence.outer_sum(hs, delta_os), recurrence.row_sum(delta_os)
-            grads = Params(tuple(reversed(layers)), dV, dc)
-            losses, grads = jax.tree.map(jnp.add, (adjoints.losses, adjoints.grads), (losses, grads))
-            return (first, kept, Adjoints(tuple(reversed(delta_state)), losses, grads)), None
-
         T, B = batch.xs.shape[:2]
-        transposed = [recurrence.transposed(layer) for layer in params.layers]
         n = min(segment or default_segment(T, B, recompute), T)
-        # Room for the window; or for one segment, where each begins at the state in the first place.
-        rooms = [
-            recurrence.room(cell, n if recompute else T, s0) for cell, s0 in zip(network.cells, state, strict=True)
-        ]
-        groups, borders = _segments(batch, n), []
-        carry = (0, begin(tuple(rooms), state))
+        layers = stack.prepare(network, params)
+
+        def advance(carry: Any, window: Batch) -> Any:
+            (start, before), n = carry, len(window.xs)
+            after = stack.forward_in_place(layers, before, start, window)
+            if recompute:  # the next segment overwrites this one
+                return (start, stack.set_initial(after, stack.state_at(after, n))), stack.state_at(before, start)
+            return (start + n, after), None
+
+        def reverse(carry: Any, inputs: Any) -> Any:
+            (end, trajectories, after), (window, checkpoint) = carry, inputs
+            start = 0 if recompute else end - len(window.xs)
+            if recompute:
+                trajectories = stack.set_initial(trajectories, checkpoint)
+                trajectories = stack.forward_in_place(layers, trajectories, start, window)
+            adjoints = segment_adjoints(network, params, layers, trajectories, start, window, after)
+            return (start, trajectories, adjoints), None
+
+        groups, checkpoints = stack.segments(batch, n), []
+        carry = (0, stack.allocate(layers, n if recompute else T, state))
         for group in groups:
             carry, states = lax.scan(advance, carry, group)
-            borders.append(states)
-        end, kept = carry
-        state_T = state_at(kept, 0 if recompute else T)
-        sums = wide(params.V.dtype)
-        adjoints = Adjoints(
-            jax.tree.map(jnp.zeros_like, state_T),
-            jnp.zeros(B, sums),
-            jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, sums), params),
-        )
-        for pair in reversed(list(zip(groups, borders, strict=True))):
-            (end, kept, adjoints), _ = lax.scan(reverse, (end, kept, adjoints), pair, reverse=True)
+            checkpoints.append(states)
+        end, trajectories = carry
+        state_T = stack.state_at(trajectories, 0 if recompute else T)
+        adjoints = zero_adjoints(params, state_T)
+        for pair in reversed(list(zip(groups, checkpoints, strict=True))):
+            (end, trajectories, adjoints), _ = lax.scan(reverse, (end, trajectories, adjoints), pair, reverse=True)
         grads = jax.tree.map(lambda grad, leaf: grad.astype(leaf.dtype), adjoints.grads, params)
         return (adjoints.losses.sum(), grads), state_T
 
     return Algorithm(init, update)
+
+
+def zero_adjoints(params: Params, state_T: State) -> Adjoints:
+    """Nothing yet: the state after the window has no share in its loss, and no segment has been seen."""
+    sums = accumulation_dtype(params.V.dtype)
+    grads = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, sums), params)
+    return Adjoints(jax.tree.map(jnp.zeros_like, state_T), jnp.zeros(len(state_T[0][0]), sums), grads)
+
+
+def segment_adjoints(
+    network: Network,
+    params: Params,
+    layers: Stack,
+    trajectories: Trajectories,
+    start: Array | int,
+    window: Batch,
+    after: Adjoints,
+) -> Adjoints:
+    """Readout, error, reverse and gradients of one segment, added to those of the segments after it."""
+    n, B = window.xs.shape[:2]
+    rows = hidden_states(trajectories[-1], start + 1, n), (window.ys, window.mask, window.weight)
+    # Steps and batch on one axis, since XLA computes δo a second time otherwise.
+    hs, targets = jax.tree.map(lambda a: a.reshape(n * B, *a.shape[2:]), rows)
+    os = net.readout(params, hs)
+    losses = net.per_step_losses(network, os, *targets).reshape(n, B).sum(axis=0)
+    delta_os = net.errors(network, os, *targets)
+    delta_hs = (delta_os @ params.V.T).reshape(n, B, -1)
+    gradients, delta_state = stack.reverse(layers, trajectories, start, window, delta_hs, after.delta_state)
+    grads = Params(gradients, ops.sum_outer_products(hs, delta_os), ops.sum_rows(delta_os))
+    losses, grads = jax.tree.map(jnp.add, (after.losses, after.grads), (losses, grads))
+    return Adjoints(delta_state, losses, grads)
 
 
 def default_segment(T: int, B: int, recompute: bool) -> int:
@@ -155,11 +136,3 @@ def default_segment(T: int, B: int, recompute: bool) -> int:
     wanted = math.isqrt(T) if recompute else min(max(8, 256 // B), 128)
     near = sorted(range(wanted - wanted // 2, wanted + wanted // 2 + 1), key=lambda n: abs(n - wanted))
     return next((n for n in near if n > 0 and T % n == 0), max(1, wanted))
-
-
-def _segments(batch: Batch, segment: int) -> list[Batch]:
-    """Cut [T, …] into segments: full ones stacked [n, segment, …], and a shorter last one."""
-    T = len(batch.xs)
-    full = T - T % segment
-    groups = [jax.tree.map(lambda a: a[:full].reshape(-1, segment, *a.shape[1:]), batch)]
-    return groups if full == T else [*groups, jax.tree.map(lambda a: a[None, full:], batch)]

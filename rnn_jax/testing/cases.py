@@ -6,6 +6,7 @@ import numpy as np
 
 from rnn_jax import network as net
 from rnn_jax.cells import elman, gru, lstm
+from rnn_jax.checks import layer_sizes
 from rnn_jax.losses import softmax_cross_entropy
 from rnn_jax.types import Batch, Cell, Loss, Network, Params, State
 
@@ -40,10 +41,9 @@ def make_params(network: Network, dtype: str = "float64", seed: int = 0) -> Para
 def make_state(network: Network, batch_size: int, dtype: str = "float64", seed: int = 0) -> State:
     """A recurrent state that is not zero."""
     rng = np.random.default_rng(seed + 2)
-    shape = (batch_size, network.hidden)
     return tuple(
-        tuple(jnp.asarray(0.5 * rng.normal(size=shape), jnp.dtype(dtype)) for _ in cell.states)
-        for cell in network.cells
+        tuple(jnp.asarray(0.5 * rng.normal(size=(batch_size, H)), jnp.dtype(dtype)) for _ in cell.states)
+        for cell, (_, H) in zip(network.cells, layer_sizes(network), strict=True)
     )
 
 

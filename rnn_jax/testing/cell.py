@@ -1,7 +1,7 @@
 """Is this cell's hand-written adjoint right?"""
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,12 +22,8 @@ ROUNDINGS = 32
 """How many roundings of its dtype an entry of the adjoint may be off, relative to max(1, |reference|)."""
 
 
-class Point(NamedTuple):
-    """What a step is given."""
-
-    s_prev: Units
-    u: Units
-    v: Units
+Point = tuple[Any, ...]
+"""What a step is given: (s_prev, z, *p), or (s_prev, u, v, *p)."""
 
 
 def check_cell(cell: Cell) -> list[Finding]:
@@ -72,13 +68,21 @@ def _point(cell: Cell, dtype: str, seed: int = 0) -> Point:
     def draw(count: int) -> Units:
         return tuple(jnp.asarray(rng.normal(size=(B, H)), jnp.dtype(dtype)) for _ in range(count))
 
-    G = len(cell.gates)
-    return Point(draw(len(cell.states)), draw(G), draw(G))
+    inputs = 2 if cell.separate else 1
+    return draw(len(cell.states)), *(draw(len(cell.gates)) for _ in range(inputs)), *draw(len(cell.parameters))
 
 
-def _both(cell: Cell, point: Point, delta_s: Units) -> tuple[Units, Units, Units, Units, Units]:
+def _both(cell: Cell, point: Point, delta_s: Units) -> tuple[Any, ...]:
+    """The state and the residual of a step, and what its adjoint returns."""
+    s_prev, p = point[0], point[3 if cell.separate else 2 :]
     s, residual = cell.step(*point)
-    return (s, residual, *cell.adjoint(point.s_prev, s, residual, delta_s))
+    return (s, residual, *cell.adjoint(s_prev, s, residual, delta_s, *p))
+
+
+def _names(cell: Cell) -> list[tuple[str, ...]]:
+    """Of all that a step is given, in the order of a point."""
+    inputs = [tuple(f"{x}_{gate}" for gate in cell.gates) for x in ("uv" if cell.separate else "z")]
+    return [tuple(f"{state}_prev" for state in cell.states), *inputs, *((each.name,) for each in cell.parameters)]
 
 
 def _form(cell: Cell) -> Iterator[Finding]:
@@ -90,16 +94,23 @@ def _form(cell: Cell) -> Iterator[Finding]:
     for dtype in TOLERANCE:
         traces: list[int] = []
 
-        def both(point: Point, delta_s: Units, traces: list[int] = traces) -> tuple[Units, ...]:
+        def both(point: Point, delta_s: Units, traces: list[int] = traces) -> tuple[Any, ...]:
             traces.append(1)
             return _both(cell, point, delta_s)
 
-        arguments = _point(cell, dtype), _point(cell, dtype, seed=1).s_prev
+        arguments = _point(cell, dtype), _point(cell, dtype, seed=1)[0]
         jitted = jax.jit(both)
-        s, residual, delta_s_prev, delta_u, delta_v = first = jitted(*arguments)
+        s, residual, *adjoints = first = jitted(*arguments)
         second = jitted(*arguments)
-        wanted = {"s": (s, S), "δs_prev": (delta_s_prev, S), "δu": (delta_u, G), "δv": (delta_v, G)}
-        for name, (units, count) in wanted.items():
+        inputs, P = ["δu", "δv"] if cell.separate else ["δz"], len(cell.parameters)
+        complete = len(adjoints) == 1 + len(inputs) + P
+        form = f"the adjoint returns {len(adjoints)} parts, wanted δs_prev, {', '.join(inputs)} and {P} of δp"
+        yield Finding("structure", form, float(not complete), 0)
+        if not complete:
+            return
+        wanted = [("s", s, S), ("δs_prev", adjoints[0], S), ("δp", tuple(adjoints[1 + len(inputs) :]), P)]
+        wanted += [(name, delta, G) for name, delta in zip(inputs, adjoints[1:], strict=False)]
+        for name, units, count in wanted:
             fits = isinstance(units, tuple) and len(units) == count
             fits = fits and all(a.shape == (B, H) and a.dtype == dtype for a in units)
             seen = f"a {type(units).__name__} of ({', '.join(map(describe, jax.tree.leaves(units)))})"
@@ -115,18 +126,23 @@ def _form(cell: Cell) -> Iterator[Finding]:
 
 def _units(cell: Cell) -> Iterator[Finding]:
     """Change everything at one unit of one row: no other unit may notice, bitwise."""
-    one, other = ((_point(cell, "float64", seed), _point(cell, "float64", seed + 1).s_prev) for seed in (0, 2))
+    one, other = ((_point(cell, "float64", seed), _point(cell, "float64", seed + 1)[0]) for seed in (0, 2))
     here = jnp.zeros((B, H), bool).at[1, 2].set(True)
     changed = jax.tree.map(lambda a, b: jnp.where(here, b, a), one, other)
     before, after = (_both(cell, *arguments) for arguments in (one, changed))
-    for name, a, b in zip(("s", "residual", "δs_prev", "δu", "δv"), before, after, strict=True):
+    for name, a, b in zip(("s", "residual", "adjoint"), _thirds(before), _thirds(after), strict=True):
         leaks = sum(int(((x != y) & ~here).sum()) for x, y in zip(a, b, strict=True))
         yield Finding("unit-wise", f"{name}: units that change with unit 2 of row 1", float(leaks), 0.0)
 
 
+def _thirds(parts: tuple[Any, ...]) -> tuple[list[jax.Array], ...]:
+    s, residual, *adjoints = parts
+    return jax.tree.leaves(s), jax.tree.leaves(residual), jax.tree.leaves(adjoints)
+
+
 def _adjoint(cell: Cell, dtype: str) -> Iterator[Finding]:
     """Each entry ∂(output)/∂(input) of every unit, by the adjoint of a unit vector and by jax.vjp."""
-    names = [*(f"{name}_prev" for name in cell.states), *(f"{x}_{name}" for x in "uv" for name in cell.gates)]
+    names = [name for part in _names(cell) for name in part]
     ways = [(name, scale) for scale in SCALES for name in ("everything", *names)]
     leaves, structure = jax.tree.flatten(_point(cell, dtype))
     point: Point = jax.tree.unflatten(
@@ -139,10 +155,10 @@ def _adjoint(cell: Cell, dtype: str) -> Iterator[Finding]:
 
     @jax.jit
     def entries(point: Point) -> tuple[list[list[jax.Array]], list[list[jax.Array]]]:
-        deltas = [tuple(jnp.full_like(s, j == k) for j, s in enumerate(point.s_prev)) for k in range(len(cell.states))]
+        deltas = [tuple(jnp.full_like(s, j == k) for j, s in enumerate(point[0])) for k in range(len(cell.states))]
         return (
             [jax.tree.leaves(_both(cell, point, delta_s)[2:]) for delta_s in deltas],
-            [jax.tree.leaves(step_adjoint(cell, *point, delta_s)) for delta_s in deltas],
+            [jax.tree.leaves(step_adjoint(cell, point, delta_s)) for delta_s in deltas],
         )
 
     bound = ROUNDINGS * float(jnp.finfo(dtype).eps)
@@ -164,8 +180,8 @@ def _adjoint(cell: Cell, dtype: str) -> Iterator[Finding]:
 
 def _linear(cell: Cell) -> Finding:
     """The adjoint of a random δs is the sum of the unit vectors' ones."""
-    point, delta_s = _point(cell, "float64"), _point(cell, "float64", seed=7).s_prev
-    ours, reference = _both(cell, point, delta_s)[2:], step_adjoint(cell, *point, delta_s)
+    point, delta_s = _point(cell, "float64"), _point(cell, "float64", seed=7)[0]
+    ours, reference = _both(cell, point, delta_s)[2:], step_adjoint(cell, point, delta_s)
     pairs = zip(jax.tree.leaves(ours), jax.tree.leaves(reference), strict=True)
     largest = max(float((jnp.abs(a - b) / jnp.maximum(1.0, jnp.abs(b))).max()) for a, b in pairs)
     return Finding("adjoint, linear", "a random δs", largest, 10 * ROUNDINGS * float(jnp.finfo("float64").eps))

@@ -8,7 +8,7 @@ import numpy as np
 
 from rnn_jax.checks import check_parts
 from rnn_jax.gradients.autodiff import loss_error
-from rnn_jax.precision import wide
+from rnn_jax.precision import accumulation_dtype
 from rnn_jax.testing.cases import TOLERANCE
 from rnn_jax.testing.findings import Finding, exact_arithmetic, settle
 from rnn_jax.types import Array, Loss
@@ -40,7 +40,7 @@ def check_loss(loss: Loss) -> list[Finding]:
 def loss_findings(loss: Loss) -> Iterator[Finding]:
     """The findings of ``check_loss``, one by one; the first failure of form ends them."""
     for dtype in TOLERANCE:
-        precise_dtype = wide(jnp.dtype(dtype))
+        precise_dtype = accumulation_dtype(jnp.dtype(dtype))
         for name, (o, y) in _cases(loss, dtype).items():
             value, error = jax.jit(lambda o, y: (loss.value(o, y), loss.error(o, y)))(o, y)
             for part, array, shape, kind in (("value", value, (N,), precise_dtype), ("error", error, (N, K), dtype)):
