@@ -1,9 +1,11 @@
 """Checkpoints of a run, kept by orbax."""
 
+import gc
 import logging
 import os
 import re
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,13 +30,21 @@ def save(folder: str | Path, state: TrainState) -> None:
     _check_state(state, "state")
     import orbax.checkpoint as ocp
 
-    try:
-        with _quiet(), _manager(folder, writes=True) as manager:
-            newest = manager.latest_step()
-            number = 0 if newest is None else newest + 1
-            manager.save(number, args=ocp.args.StandardSave(_by_name(state)), force=True)
-    except Exception as error:  # what a full disk raises depends on the thread that meets it first
-        raise _refusal(folder, "written", error) from error
+    refusal, whole = None, False
+    with _quiet():
+        try:
+            with _manager(folder, writes=True) as manager:
+                newest = manager.latest_step()
+                number = 0 if newest is None else newest + 1
+                manager.save(number, args=ocp.args.StandardSave(_by_name(state)), force=True)
+            whole = True
+        except Exception as error:  # what a full disk raises depends on the thread that meets it first
+            refusal = _refusal(folder, "written", error)
+        finally:
+            if not whole:
+                _await_threads()
+    if refusal is not None:
+        raise refusal
 
 
 def restore(folder: str | Path, like: TrainState) -> TrainState:
@@ -122,6 +132,14 @@ def _quiet() -> Iterator[None]:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
         sys.unraisablehook = hook
+
+
+def _await_threads() -> None:
+    """Let orbax's threads end after an error: what each still meets is printed, then or when it is collected."""
+    for thread in threading.enumerate():
+        if type(thread).__module__.startswith("orbax."):
+            thread.join(timeout=10)
+    gc.collect()
 
 
 def _refusal(folder: str | Path, deed: str, error: Exception) -> InputError:

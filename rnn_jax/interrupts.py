@@ -15,7 +15,8 @@ class SignalsWait:
 
     ``pending`` is the signal that waits, or None.  ``deliver()``, to be called after the context has ended, calls the
     handler that the signal had before: Python's own for SIGINT raises ``KeyboardInterrupt``.  A signal without a Python
-    handler acts as ever; in a thread other than the main one, which gets no signals, nothing is done.
+    handler acts as ever; in a thread other than the main one, which gets no signals, nothing is done.  Of contexts
+    inside of each other, the outermost one waits.
     """
 
     def __init__(self) -> None:
@@ -26,7 +27,7 @@ class SignalsWait:
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
                 handler = signal.getsignal(number)
-                if callable(handler):
+                if callable(handler) and not isinstance(getattr(handler, "__self__", None), SignalsWait):
                     self._before[number] = handler
                     signal.signal(number, self._note)
         return self

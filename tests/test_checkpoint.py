@@ -153,3 +153,23 @@ def test_an_error_names_its_cause(tmp_path, monkeypatch, error):
     monkeypatch.setattr(ocp.CheckpointManager, "save", full)
     with pytest.raises(rj.InputError, match=r"no checkpoint can be written \(No space left on device\)"):
         checkpoint.save(tmp_path, start())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="of Linux' limits")
+def test_a_disk_without_room_is_one_error_and_nothing_else(tmp_path):
+    """A real error in the threads that write; they print nothing of their own, and the checkpoint before is whole."""
+    program = f"""
+import resource, signal, sys
+sys.path.insert(0, {os.path.dirname(__file__)!r})
+from test_checkpoint import checkpoint, rj, start
+checkpoint.save({str(tmp_path)!r}, start(step=3))
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (150, 150))
+try:
+    checkpoint.save({str(tmp_path)!r}, start(step=4))
+except rj.InputError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300, check=False)
+    assert "no checkpoint can be written (File too large); it must be" in done.stdout and done.stderr == ""
+    chex.assert_trees_all_equal(checkpoint.restore(tmp_path, start()), start(step=3))

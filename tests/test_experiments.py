@@ -13,6 +13,7 @@ from pathlib import Path
 import char_lm
 import chex
 import compare_gradients
+import digits
 import jax
 import numpy as np
 import pytest
@@ -168,6 +169,20 @@ def test_interruptions_change_nothing(small_run, tmp_path, monkeypatch, capsys):
     assert mine["test_bits"] == theirs["test_bits"] and mine["sample"] == theirs["sample"]
     seconds = [line["seconds"] for line in ours]
     assert seconds == sorted(seconds) and mine["training_seconds"] == seconds[-1]
+
+
+@pytest.mark.parametrize(("characters", "lanes"), [(2, 1), (1999, 1), (4000, 3), (64_001, 64), (200_000, 64)])
+def test_held_out_text_is_read_in_long_lanes(characters, lanes, monkeypatch):
+    """1,000 characters each at least, after a warm-up."""
+    seen = []
+    monkeypatch.setattr(train, "evaluate", lambda network, params, batches: seen.extend(batches) or 0.0)
+    params = rj.init(rj.Network((rj.elman(),), 2, 2, 2, rj.softmax_cross_entropy()), jax.random.key(0))
+    state = train.TrainState(params, None, None, np.int32(0), np.bool_(True))
+    char_lm.bits(None, state, np.zeros(characters, np.int32))
+    weight = sum(batch.mask.sum() if batch.weight is None else (batch.mask * batch.weight).sum() for batch in seen)
+    assert seen[0].xs.shape[1] == lanes and weight == characters - 1
+    warm_up = sum(0 if batch.weight is None else (batch.mask & (batch.weight == 0)).sum() for batch in seen)
+    assert warm_up == 100 * (lanes - 1)
 
 
 def test_a_finished_run_stays_as_it_is(small_run, capsys):
@@ -389,7 +404,11 @@ def test_compare_gradients_agrees(tmp_path):
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["passed"] and all(case["passed"] for case in summary["cases"])
     assert summary["largest"]["float64"] <= 1e-12 and summary["largest"]["float32"] <= 1e-5
-    assert (tmp_path / "run" / "error_against_T.png").read_bytes().startswith(PNG)
+    kept, lost = ([case for case in summary["digits"] if case["method"] == each] for each in ("bptt", "usual"))
+    assert len(kept) == len(lost) == 12 and all(case["passed"] for case in kept)
+    assert sum(not case["passed"] for case in lost) == 6  # where gates saturate and predictions are confident
+    for name in ("error_against_T.png", "digits.png"):
+        assert (tmp_path / "run" / name).read_bytes().startswith(PNG)
 
 
 def test_compare_gradients_fails_on_a_wrong_gradient(tmp_path, monkeypatch, capsys):
@@ -405,10 +424,13 @@ def test_compare_gradients_fails_on_a_wrong_gradient(tmp_path, monkeypatch, caps
 
     monkeypatch.setattr(rj, "bptt", bptt)
     monkeypatch.setattr(compare_gradients, "CELLS", {"elman": rj.elman()})
-    config = compare_gradients.Config(depths=(1,), lengths=(5,), out=tmp_path / "run")
+    monkeypatch.setattr(digits, "PROBLEMS", digits.PROBLEMS[-1:])
+    config = compare_gradients.Config(depths=(1,), lengths=(5,), quick=True, out=tmp_path / "run")
     with jax.numpy_dtype_promotion("standard"):
         assert compare_gradients.run(config) == 1
-    assert "FAILED elman-tanh, 1 layers, float64, T = 5" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "FAILED elman-tanh, 1 layers, float64, T = 5" in printed
+    assert "FAILED elman-tanh, c + 22, float32: loss_error" in printed
 
 
 def test_benchmark_measures_every_part(tmp_path):
