@@ -220,7 +220,7 @@ def run(config: Config) -> dict[str, Any]:
         config = dataclasses.replace(config, text=config.text.absolute())  # it may be resumed from another folder
     network, algorithm, optimiser, clip = build(config, len(corpus.alphabet))
     key = jax.random.split(jax.random.key(config.seed))[0]
-    state = train.start(algorithm, optimiser, rj.init(network, key, config.recurrent), config.batch)
+    state = train.init_state(algorithm, optimiser, rj.init(network, key, config.recurrent), config.batch)
     step = train.make_step(algorithm, optimiser, clip)
     folder = None
     try:

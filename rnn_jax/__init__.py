@@ -1,38 +1,57 @@
 """How a loss assigns credit back through time: gradients of recurrent networks, written by hand and proven exact."""
 
-from rnn_jax import data, diagnostics, network, recurrence, testing, train
-from rnn_jax.cells import elman, gru, lstm
+from rnn_jax import data, diagnostics, gradients, network, recurrence, testing, train
+from rnn_jax.cells import *  # noqa: F403
+from rnn_jax.cells import __all__ as _cells
 from rnn_jax.checks import InputError
-from rnn_jax.diagnostics import compare
-from rnn_jax.gradients import autodiff, bptt, data_parallel, devices_for, value_and_grad
+from rnn_jax.diagnostics import compare, worst
+from rnn_jax.gradients import *  # noqa: F403
+from rnn_jax.gradients import __all__ as _gradients
 from rnn_jax.losses import softmax_cross_entropy, squared_error
-from rnn_jax.network import init, sample
-from rnn_jax.recurrence import unroll
-from rnn_jax.types import Algorithm, Batch, Biased, Cell, Exact, Layer, Loss, Network, Params, Unbiased
+from rnn_jax.network import apply, init, init_layer, initial_state, loss, sample
+from rnn_jax.recurrence import unroll, zero_state
+from rnn_jax.types import (
+    Algorithm,
+    Batch,
+    Biased,
+    Carry,
+    Cell,
+    Estimate,
+    Exact,
+    Layer,
+    Loss,
+    Network,
+    Parameter,
+    Params,
+    Unbiased,
+)
 
 __all__ = [
+    *_cells,
+    *_gradients,
     "Algorithm",
     "Batch",
     "Biased",
+    "Carry",
     "Cell",
+    "Estimate",
     "Exact",
     "InputError",
     "Layer",
     "Loss",
     "Network",
+    "Parameter",
     "Params",
     "Unbiased",
-    "autodiff",
-    "bptt",
+    "apply",
     "compare",
     "data",
-    "data_parallel",
-    "devices_for",
     "diagnostics",
-    "elman",
-    "gru",
+    "gradients",
     "init",
-    "lstm",
+    "init_layer",
+    "initial_state",
+    "loss",
     "network",
     "recurrence",
     "sample",
@@ -41,5 +60,6 @@ __all__ = [
     "testing",
     "train",
     "unroll",
-    "value_and_grad",
+    "worst",
+    "zero_state",
 ]

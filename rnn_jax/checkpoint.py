@@ -47,29 +47,29 @@ def save(folder: str | Path, state: TrainState) -> None:
         raise refusal
 
 
-def restore(folder: str | Path, like: TrainState) -> TrainState:
+def restore(folder: str | Path, template: TrainState) -> TrainState:
     """The newest state in the folder, bitwise as it was saved, typed PRNG keys included.
 
     Args:
-      like: a state of the same network, optimiser and algorithm, as from ``train.start``; it gives structure, shapes,
-        dtypes and devices.
+      template: a state of the same network, optimiser and algorithm, as from ``train.init_state``; it gives structure,
+        shapes, dtypes and devices.
 
     Raises:
       InputError: no checkpoint there, a damaged one, or one of another structure, shape, dtype or kind of PRNG key.
     """
     _check_path(folder)
     require(os.path.isdir(folder), "folder", str(folder), "a folder of checkpoints")
-    _check_state(like, "like")
+    _check_state(template, "template")
     try:
         with _quiet():
-            return _restore(folder, like)
+            return _restore(folder, template)
     except InputError:
         raise
     except Exception as error:  # orbax meets a damaged file with whatever error its reader has
         raise _refusal(folder, "read", error) from error
 
 
-def _restore(folder: str | Path, like: TrainState) -> TrainState:
+def _restore(folder: str | Path, template: TrainState) -> TrainState:
     import orbax.checkpoint as ocp
 
     with _manager(folder) as manager:
@@ -77,7 +77,7 @@ def _restore(folder: str | Path, like: TrainState) -> TrainState:
         require(newest is not None, "folder", str(folder), "a folder with a finished checkpoint")
         wanted = {
             name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=getattr(leaf, "sharding", None))
-            for name, leaf in _by_name(like).items()
+            for name, leaf in _by_name(template).items()
         }
         saved = dict(manager.item_metadata(newest))
         for name in sorted(wanted.keys() | saved.keys()):
@@ -89,9 +89,9 @@ def _restore(folder: str | Path, like: TrainState) -> TrainState:
         restored = manager.restore(newest, args=ocp.args.StandardRestore(wanted))
     leaves = [
         jax.random.wrap_key_data(restored[name], impl=jax.random.key_impl(leaf)) if _is_key(leaf) else restored[name]
-        for name, leaf in zip(wanted, jax.tree.leaves(like), strict=True)
+        for name, leaf in zip(wanted, jax.tree.leaves(template), strict=True)
     ]
-    return cast(TrainState, jax.tree.unflatten(jax.tree.structure(like), leaves))
+    return cast(TrainState, jax.tree.unflatten(jax.tree.structure(template), leaves))
 
 
 def _manager(folder: str | Path, writes: bool = False) -> Any:
@@ -157,6 +157,6 @@ def _check_path(folder: Any) -> None:
 
 
 def _check_state(state: Any, argument: str) -> None:
-    require(isinstance(state, TrainState), argument, describe(state), "a TrainState, as from train.start")
+    require(isinstance(state, TrainState), argument, describe(state), "a TrainState, as from train.init_state")
     check_arrays(state, argument)
     check_array(state.step, f"{argument}.step", (), "int")

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rnn_jax.types import Batch, Cell, Claim, Layer, Loss, Network, Parameter, Params, Recurrence
+from rnn_jax.types import Batch, Carry, Cell, Claim, Layer, Loss, Network, Parameter, Params, Recurrence
 
 DTYPES = ("float64", "float32", "bfloat16")
 LARGEST_INT = 2**31 - 1
@@ -272,12 +272,12 @@ def check_units(cell: Cell, s: Any, argument: str, B: int, H: int, dtype: Any) -
         check_array(value, f"{argument} ({name})", (B, H), dtype)
 
 
-def check_state(network: Network, state: Any, B: int, dtype: Any) -> None:
+def check_state(network: Network, state: Any, B: int, dtype: Any, argument: str = "state") -> None:
     """Refuse a recurrent state that does not fit the network and the batch."""
     count = len(network.cells)
-    require(isinstance(state, tuple) and len(state) == count, "state", describe(state), f"that of {count} layers")
+    require(isinstance(state, tuple) and len(state) == count, argument, describe(state), f"that of {count} layers")
     for index, (cell, s, (_, H)) in enumerate(zip(network.cells, state, layer_sizes(network), strict=True)):
-        check_units(cell, s, f"state[{index}]", B, H, dtype)
+        check_units(cell, s, f"{argument}[{index}]", B, H, dtype)
 
 
 def check_inputs(xs: Any, D: int, dtype: Any, within: str = "") -> tuple[int, int]:
@@ -315,7 +315,13 @@ def check_weights(mask: Any, weight: Any, axes: tuple[int, ...], within: str = "
             require(bad.size == 0, f"{within}weight", Description(f"an array holding {bad[:1]}"), "finite, 0 or more")
 
 
-def check_window(network: Network, params: Any, state: Any, batch: Any) -> None:
+def check_update(network: Network, params: Any, carry: Any, batch: Any) -> None:
+    """Refuse what an algorithm's update is given, where it does not fit the network or each other."""
+    require(isinstance(carry, Carry), "carry", describe(carry), "a Carry, as from the algorithm's init")
+    check_window(network, params, carry.recurrent, batch, "carry.recurrent")
+
+
+def check_window(network: Network, params: Any, state: Any, batch: Any, argument: str = "state") -> None:
     """Refuse whatever does not fit together in one window of a sequence."""
     check_params(network, params)
     require(isinstance(batch, Batch), "batch", describe(batch), "a Batch")
@@ -327,7 +333,7 @@ def check_window(network: Network, params: Any, state: Any, batch: Any) -> None:
     check_weights(mask, weight, (T, B), "batch.")
     if network.loss.integer_targets:
         check_indices(ys, "batch.ys", network.outputs, mask, weight)
-    check_state(network, state, B, dtype)
+    check_state(network, state, B, dtype, argument)
 
 
 def _written(value: Any) -> str:

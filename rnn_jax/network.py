@@ -116,11 +116,18 @@ def apply(
     _, B = checks.check_inputs(xs, network.inputs, params.V.dtype)
     checks.check_flags(mask, reset, xs, network.inputs)
     checks.check_state(network, state, B, params.V.dtype)
+    return run_layers(network, params, state, xs, mask, reset)
+
+
+def run_layers(
+    network: Network, params: Params, state: State, xs: Array, mask: Array | None, reset: Array | None
+) -> tuple[Array, State]:
+    """``apply`` of arguments that are known to fit."""
     after = []
     for cell, layer, s0 in zip(network.cells, params.layers, state, strict=True):
         s_T, (xs, *_), _ = forward(cell, layer, xs, s0, mask, reset)
         after.append(s_T)
-    return readout(params, xs), tuple(after)
+    return affine(xs, params.V, params.c), tuple(after)
 
 
 def readout(params: Params, hs: Array) -> Array:
@@ -142,8 +149,13 @@ def loss(network: Network, params: Params, state: State, batch: Batch) -> tuple[
       InputError: a batch, parameters or state that do not fit the network.
     """
     checks.check_window(network, params, state, batch)
-    os, state = apply(network, params, state, batch.xs, batch.mask, batch.reset)
-    return per_step_losses(network, os, batch.ys, batch.mask, batch.weight).sum(), state
+    return window_loss(network, params, state, batch)
+
+
+def window_loss(network: Network, params: Params, state: State, batch: Batch) -> tuple[Array, State]:
+    """``loss`` of arguments that are known to fit."""
+    os, state = run_layers(network, params, state, batch.xs, batch.mask, batch.reset)
+    return weighted_losses(network, os, batch.ys, batch.mask, batch.weight).sum(), state
 
 
 def per_step_losses(
@@ -162,15 +174,22 @@ def per_step_losses(
     Raises:
       InputError: logits, targets, a mask or weights that do not fit the network and each other.
     """
-    _check_rows(network, os, ys, mask, weight)
+    checks.check_network(network)
+    axes = checks.check_rows(os, "os", network.outputs, "float")
+    checks.check_targets(network, ys, axes, os.dtype)
+    checks.check_weights(mask, weight, axes)
+    return weighted_losses(network, os, ys, mask, weight)
+
+
+def weighted_losses(network: Network, os: Array, ys: Array, mask: Array | None, weight: Array | None) -> Array:
+    """``per_step_losses`` of arguments that are known to fit."""
     ys, share = _shares(ys, mask, weight)
     values = network.loss.value(os, ys)
     return values if share is None else jnp.where(share != 0, values * share.astype(values.dtype), 0)
 
 
-def errors(network: Network, os: Array, ys: Array, mask: Array | None = None, weight: Array | None = None) -> Array:
+def weighted_errors(network: Network, os: Array, ys: Array, mask: Array | None, weight: Array | None) -> Array:
     """The error δo = w ∂ℓ/∂o of any leading axes, in the logits' dtype: ``per_step_losses``' derivative, by hand."""
-    _check_rows(network, os, ys, mask, weight)
     ys, share = _shares(ys, mask, weight)
     delta_os = network.loss.error(os, ys)
     if share is None:
@@ -237,10 +256,10 @@ def _sample(
     def step(carry: tuple[State, Array], key: Array) -> tuple[tuple[State, Array], Array]:
         state, logits = carry
         token = draw(logits, key)
-        os, state = apply(network, params, state, token[None, None])
+        os, state = run_layers(network, params, state, token[None, None], None, None)
         return (state, os[0, 0]), token
 
-    os, state = apply(network, params, initial_state(network, params, 1), prime[:, None])
+    os, state = run_layers(network, params, initial_state(network, params, 1), prime[:, None], None, None)
     return lax.scan(step, (state, os[-1, 0]), jax.random.split(key, length))[1]
 
 
@@ -253,13 +272,6 @@ def _shares(ys: Array, mask: Array | None, weight: Array | None) -> tuple[Array,
         share = jnp.where(mask, share, 0)
     seen = share != 0
     return jnp.where(seen if ys.ndim == share.ndim else seen[..., None], ys, 0), share
-
-
-def _check_rows(network: Network, os: Array, ys: Array, mask: Array | None, weight: Array | None) -> None:
-    checks.check_network(network)
-    axes = checks.check_rows(os, "os", network.outputs, "float")
-    checks.check_targets(network, ys, axes, os.dtype)
-    checks.check_weights(mask, weight, axes)
 
 
 def _init_layer(cell: Cell, key: Array, D: int, H: int, recurrent: Recurrent, dtype: jnp.dtype | type) -> Layer:

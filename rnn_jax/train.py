@@ -29,7 +29,7 @@ from rnn_jax.checks import (
 )
 from rnn_jax.interrupts import SignalsWait
 from rnn_jax.precision import accumulation_dtype
-from rnn_jax.types import Algorithm, Array, Batch, Network, Params, State
+from rnn_jax.types import Algorithm, Array, Batch, Carry, Network, Params, State
 
 
 class TrainState(NamedTuple):
@@ -37,8 +37,8 @@ class TrainState(NamedTuple):
 
     params: Params
     optimiser: optax.OptState
-    algorithm: Any
-    """The algorithm's state: the recurrent state at the end of the last window, and whatever else it carries."""
+    carry: Carry
+    """What the algorithm carries from window to window: the recurrent state, and whatever else."""
     step: Array
     """How many updates were made, int32."""
     finite: Array
@@ -76,7 +76,7 @@ Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 Optimiser: TypeAlias = "optax.GradientTransformation | optax.MultiSteps"
 
 
-def start(
+def init_state(
     algorithm: Algorithm, optimiser: Optimiser, params: Params, batch_size: int, key: Array | None = None
 ) -> TrainState:
     """The state of a run before its first step.
@@ -87,16 +87,16 @@ def start(
     transformation = _check_method(algorithm, optimiser)
     key = jax.random.key(0) if key is None else key
     check_key(key, "key")
-    carried = algorithm.init(params, batch_size, key)
-    places = [getattr(leaf, "sharding", None) for leaf in jax.tree.leaves(carried)]
+    carry = algorithm.init(params, batch_size, key)
+    places = [getattr(leaf, "sharding", None) for leaf in jax.tree.leaves(carry)]
     mesh = next((place.mesh for place in places if isinstance(place, NamedSharding)), None)
     state: TrainState = jax.tree.map(
         jnp.copy,
-        TrainState(params, transformation.init(params), carried, jnp.zeros((), jnp.int32), jnp.ones((), bool)),
+        TrainState(params, transformation.init(params), carry, jnp.zeros((), jnp.int32), jnp.ones((), bool)),
     )
     if mesh is not None:  # the rest goes where the algorithm has put its state: whole, on each of its devices
-        whole = jax.device_put(state._replace(algorithm=()), NamedSharding(mesh, PartitionSpec()))
-        state = whole._replace(algorithm=state.algorithm)
+        params, opt_state, _, step, finite = jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
+        state = TrainState(params, opt_state, state.carry, step, finite)
     return state
 
 
@@ -104,7 +104,7 @@ def make_step(algorithm: Algorithm, optimiser: Optimiser, clip: optax.GradientTr
     """One training step, jitted: gradient, mean over the steps that count by their weights, clip, optimiser.
 
     The state passed in is donated: use the one returned.  A step is accepted only if loss and gradient are finite and
-    no finite number in the parameters, the optimiser's state or the algorithm's becomes one that is not; otherwise the
+    no finite number in the parameters, the optimiser's state or the carry becomes one that is not; otherwise the
     state stays as it was, there and at every later step, and ``run`` raises.  A window of padding only leaves the
     parameters and the optimiser's state as they were, and counts as a step.
 
@@ -127,15 +127,14 @@ def make_step(algorithm: Algorithm, optimiser: Optimiser, clip: optax.GradientTr
 
     @partial(jax.jit, donate_argnums=0)
     def jitted(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        weight = net.total_weight(batch)
-        counts = weight != 0
 
-        def mean(params: Params) -> tuple[tuple[Array, Params], Any]:
-            result, carried = algorithm.update(params, state.algorithm, batch)
-            divisor = jnp.where(counts, weight, 1)
-            return jax.tree.map(lambda a: _divide(a, divisor), result), carried
+        def mean(params: Params) -> tuple[tuple[Array, Params], Carry, Array]:
+            carry, estimate = algorithm.update(params, state.carry, batch)
+            divisor = jnp.where(estimate.weight != 0, estimate.weight, 1)
+            means = jax.tree.map(lambda a: _divide(a, divisor), (estimate.loss, estimate.grads))
+            return means, carry, estimate.weight
 
-        (loss, grads), carried = mean(state.params)
+        (loss, grads), carry, weight = mean(state.params)
         fresh = jax.eval_shape(transformation.init, state.params)
         fits = _form(state.optimiser) == _form(fresh)
         require(fits, "state.optimiser", describe(state.optimiser), "of this optimiser, for these parameters")
@@ -151,8 +150,8 @@ def make_step(algorithm: Algorithm, optimiser: Optimiser, clip: optax.GradientTr
             [(a != b).any() for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(clipped), strict=True)]
         )
         params = optax.apply_updates(state.params, updates)
-        params, optimiser_state = _select(counts, (params, optimiser_state), state[:2])
-        after = TrainState(params, optimiser_state, carried, state.step + 1, jnp.ones((), bool))
+        params, optimiser_state = _select(weight != 0, (params, optimiser_state), state[:2])
+        after = TrainState(params, optimiser_state, carry, state.step + 1, jnp.ones((), bool))
         finite = state.finite & _finite((loss, grads, weight)) & _stays_finite(state[:3], after[:3])
         metrics = Metrics(loss, global_norm(grads), changed.any(), weight)
         return _select(finite, after, state._replace(finite=finite)), metrics
@@ -302,7 +301,7 @@ def _value_fn(mean: Callable[[Params], tuple[Array, Params]]) -> Callable[[Param
 
 @partial(jax.jit, static_argnums=0)
 def _evaluate_window(network: Network, params: Params, state: State, batch: Batch) -> tuple[Array, State, Array]:
-    loss, state = net.loss(network, params, state, batch)
+    loss, state = net.window_loss(network, params, state, batch)
     return loss, state, net.total_weight(batch)
 
 
@@ -334,7 +333,7 @@ def _takes(function: Callable[..., Any], name: str) -> bool:
 
 
 def _check_state(state: Any) -> None:
-    require(isinstance(state, TrainState), "state", describe(state), "a TrainState, as from train.start")
+    require(isinstance(state, TrainState), "state", describe(state), "a TrainState, as from train.init_state")
     for name, dtype in (("step", "int"), ("finite", "bool")):
         check_array(getattr(state, name), f"state.{name}", (), dtype)
 

@@ -5,7 +5,7 @@ G pre-activations ("gates") per unit, S state values per unit.  Time comes first
 """
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 import jax
 
@@ -166,16 +166,57 @@ class Biased(NamedTuple):
 Claim = Exact | Unbiased | Biased
 
 
-class Algorithm(NamedTuple):
-    """A way to compute the gradient of a network's loss, window by window.
+class Carry(NamedTuple):
+    """What an algorithm carries from window to window, told apart by what it belongs to.
 
-    ``init(params, batch_size, key) -> state`` starts a sequence from the zero state;
-    ``update(params, state, batch) -> ((loss, grads), state)`` takes one window of it.  Loss and gradients are weighted
-    sums over the valid steps and the batch, so windows, shards and micro-batches add up.  ``key`` is a PRNG key, used
-    only by stochastic algorithms; the others ignore it.
+    What a step does to each part, whatever the algorithm: a masked step leaves all as it is, and its reset is ignored;
+    a reset makes ``recurrent``, influences and traces zero before the step, while keys go on; a step of weight 0
+    advances everything, but has no error of its own.
     """
 
-    init: Callable[..., Any]
-    update: Callable[[Params, Any, Batch], tuple[tuple[Array, Params], Any]]
+    recurrent: State
+    """Per layer, S arrays [B, H]."""
+    memory: Any = ()
+    """What belongs to one example, the batch first: influence matrices, traces, PRNG keys [B]."""
+    shared: Any = ()
+    """One for all examples: feedback weights, a learned predictor, the key of noise that all rows share."""
+
+
+class Estimate(NamedTuple):
+    """What an update gives: sums over the steps that count and the batch, never means."""
+
+    loss: Array
+    """In float32 at least."""
+    grads: Params
+    weight: Array
+    """The sum of the weights of the steps that count: a training step divides by it."""
+    info: dict[str, Array] = {}  # noqa: RUF012
+    """Diagnostics by name, each [B], such as norms or residuals; nothing that training needs."""
+
+
+class Init(Protocol):
+    """``(params, batch_size, key) -> carry``: the start of a sequence, from the zero state.
+
+    ``key`` is a PRNG key, used only by stochastic algorithms; the others ignore it.
+    """
+
+    def __call__(self, params: Params, batch_size: int, key: Array | None = None) -> Carry: ...
+
+
+class Update(Protocol):
+    """``(params, carry, batch) -> (carry, estimate)``: one window, in the order of ``lax.scan``."""
+
+    def __call__(self, params: Params, carry: Carry, batch: Batch) -> tuple[Carry, Estimate]: ...
+
+
+class Algorithm(NamedTuple):
+    """A way to compute the gradient of a network's loss, window by window, as two pure functions.
+
+    Loss and gradients are weighted sums over the valid steps and the batch, so windows, shards and micro-batches add
+    up.  ``lax.scan(partial(update, params), carry, windows)`` runs it over stacked windows.
+    """
+
+    init: Init
+    update: Update
     claim: Claim = Exact()
     """What its gradient is; ``testing.check_algorithm`` tests just that."""

@@ -1,12 +1,13 @@
-"""The judge: the gradient by ``jax.value_and_grad``, against which every hand-written one is held."""
+"""The reference: the gradient by ``jax.value_and_grad``, to which every hand-written one is compared."""
 
+import functools
 from typing import Any
 
 import jax
 
 from rnn_jax import network as net
-from rnn_jax.checks import check_network, check_window
-from rnn_jax.types import Algorithm, Array, Batch, Cell, Loss, Network, Params, State, Units
+from rnn_jax.checks import check_network, check_update
+from rnn_jax.types import Algorithm, Array, Batch, Carry, Cell, Estimate, Loss, Network, Params, Units
 
 
 def autodiff(network: Network) -> Algorithm:
@@ -17,14 +18,14 @@ def autodiff(network: Network) -> Algorithm:
     """
     check_network(network)
 
-    def init(params: Params, batch_size: int, key: Array | None = None) -> State:
-        return net.initial_state(network, params, batch_size)
+    def init(params: Params, batch_size: int, key: Array | None = None) -> Carry:
+        return Carry(net.initial_state(network, params, batch_size))
 
-    def update(params: Params, state: State, batch: Batch) -> tuple[tuple[Array, Params], State]:
-        check_window(network, params, state, batch)
-        value_and_grad = jax.value_and_grad(lambda params: net.loss(network, params, state, batch), has_aux=True)
-        (loss, state), grads = value_and_grad(params)
-        return (loss, grads), state
+    def update(params: Params, carry: Carry, batch: Batch) -> tuple[Carry, Estimate]:
+        check_update(network, params, carry, batch)
+        loss_of = functools.partial(net.window_loss, network, state=carry.recurrent, batch=batch)
+        (loss, recurrent), grads = jax.value_and_grad(loss_of, has_aux=True)(params)
+        return Carry(recurrent), Estimate(loss, grads, net.total_weight(batch))
 
     return Algorithm(init, update)
 

@@ -9,11 +9,11 @@ from jax import lax
 
 from rnn_jax import network as net
 from rnn_jax import ops, stack
-from rnn_jax.checks import check_int, check_network, check_window, require
+from rnn_jax.checks import check_int, check_network, check_update, require
 from rnn_jax.precision import accumulation_dtype
 from rnn_jax.stack import Stack, Trajectories
 from rnn_jax.trajectory import hidden_states
-from rnn_jax.types import Algorithm, Array, Batch, Network, Params, State
+from rnn_jax.types import Algorithm, Array, Batch, Carry, Estimate, Network, Params, State
 
 
 class Adjoints(NamedTuple):
@@ -59,11 +59,11 @@ def bptt(network: Network, segment: int | None = None, recompute: bool = False) 
         check_int(segment, "segment")
     require(isinstance(recompute, bool), "recompute", recompute, "True or False")
 
-    def init(params: Params, batch_size: int, key: Array | None = None) -> State:
-        return net.initial_state(network, params, batch_size)
+    def init(params: Params, batch_size: int, key: Array | None = None) -> Carry:
+        return Carry(net.initial_state(network, params, batch_size))
 
-    def update(params: Params, state: State, batch: Batch) -> tuple[tuple[Array, Params], State]:
-        check_window(network, params, state, batch)
+    def update(params: Params, carry: Carry, batch: Batch) -> tuple[Carry, Estimate]:
+        check_update(network, params, carry, batch)
         T, B = batch.xs.shape[:2]
         n = min(segment or default_segment(T, B, recompute), T)
         layers = stack.prepare(network, params)
@@ -85,17 +85,17 @@ def bptt(network: Network, segment: int | None = None, recompute: bool = False) 
             return (start, trajectories, adjoints), None
 
         groups, checkpoints = stack.segments(batch, n), []
-        carry = (0, stack.allocate(layers, n if recompute else T, state))
+        place = (0, stack.allocate(layers, n if recompute else T, carry.recurrent))
         for group in groups:
-            carry, states = lax.scan(advance, carry, group)
+            place, states = lax.scan(advance, place, group)
             checkpoints.append(states)
-        end, trajectories = carry
+        end, trajectories = place
         state_T = stack.state_at(trajectories, 0 if recompute else T)
         adjoints = zero_adjoints(params, state_T)
         for pair in reversed(list(zip(groups, checkpoints, strict=True))):
             (end, trajectories, adjoints), _ = lax.scan(reverse, (end, trajectories, adjoints), pair, reverse=True)
         grads = jax.tree.map(lambda grad, leaf: grad.astype(leaf.dtype), adjoints.grads, params)
-        return (adjoints.losses.sum(), grads), state_T
+        return Carry(state_T), Estimate(adjoints.losses.sum(), grads, net.total_weight(batch))
 
     return Algorithm(init, update)
 
@@ -121,9 +121,9 @@ def segment_adjoints(
     rows = hidden_states(trajectories[-1], start + 1, n), (window.ys, window.mask, window.weight)
     # Steps and batch on one axis, since XLA computes δo a second time otherwise.
     hs, targets = jax.tree.map(lambda a: a.reshape(n * B, *a.shape[2:]), rows)
-    os = net.readout(params, hs)
-    losses = net.per_step_losses(network, os, *targets).reshape(n, B).sum(axis=0)
-    delta_os = net.errors(network, os, *targets)
+    os = ops.affine(hs, params.V, params.c)
+    losses = net.weighted_losses(network, os, *targets).reshape(n, B).sum(axis=0)
+    delta_os = net.weighted_errors(network, os, *targets)
     delta_hs = (delta_os @ params.V.T).reshape(n, B, -1)
     gradients, delta_state = stack.reverse(layers, trajectories, start, window, delta_hs, after.delta_state)
     grads = Params(gradients, ops.sum_outer_products(hs, delta_os), ops.sum_rows(delta_os))

@@ -8,11 +8,12 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from rnn_jax.checks import Description, check_int, check_parts, describe, is_array, require
-from rnn_jax.types import Algorithm, Array, Batch, Params
+from rnn_jax.types import Algorithm, Array, Batch, Carry, Estimate, Params
 
-ROWS = PartitionSpec("rows")
-"""Of the state: each leaf is split along its first axis."""
-COLUMNS = PartitionSpec(None, "rows")
+WHOLE, BY_ROW = PartitionSpec(), PartitionSpec("batch")
+CARRY: Any = Carry(recurrent=BY_ROW, memory=BY_ROW, shared=WHOLE)  # type: ignore[arg-type]
+ESTIMATE: Any = Estimate(loss=WHOLE, grads=WHOLE, weight=WHOLE, info=BY_ROW)  # type: ignore[arg-type]
+WINDOW = PartitionSpec(None, "batch")
 """Of a batch: time first, then the axis that is split."""
 
 
@@ -33,9 +34,9 @@ def data_parallel(algorithm: Algorithm, devices: Sequence[jax.Device]) -> Algori
 
         L = Σ_p L_p      dθ = Σ_p dθ_p
 
-    Each device runs ``algorithm`` on its rows, and nothing passes between them until that one sum.  Parameters and
-    gradients are the same on every device; the state, of which every leaf must have the batch as its first axis, stays
-    split from window to window.
+    Each device runs ``algorithm`` on its rows, and there is no communication before that single all-reduce, unless the
+    algorithm asks for it by ``sum_over_batch``.  Parameters, gradients and ``Carry.shared`` are the same on every
+    device; ``Carry.recurrent`` and ``Carry.memory`` stay split from window to window.
 
     Call it under ``jit``.  On several CPU devices wait for each call before the next, as ``train.run`` does: XLA's sum
     over them can deadlock when calls overlap.
@@ -53,31 +54,32 @@ def data_parallel(algorithm: Algorithm, devices: Sequence[jax.Device]) -> Algori
     require(distinct, "devices", devices, "different devices, like jax.devices()")
     if len(devices) == 1:
         return algorithm
-    mesh = Mesh(np.array(devices), ("rows",))
+    mesh = Mesh(np.array(devices), ("batch",))
     multiple = f"a multiple of {len(devices)}, the number of devices"
 
-    def part(params: Params, state: Any, batch: Batch) -> tuple[tuple[Array, Params], Any]:
-        loss_and_grads, state = algorithm.update(params, state, batch)
-        return jax.lax.psum(loss_and_grads, "rows"), state
+    def part(params: Params, carry: Carry, batch: Batch) -> tuple[Carry, Estimate]:
+        carry, estimate = algorithm.update(params, carry, batch)
+        loss, grads, weight = jax.lax.psum(estimate[:3], "batch")
+        return carry, Estimate(loss, grads, weight, estimate.info)
 
     parts = jax.shard_map(
-        part,
-        mesh=mesh,
-        in_specs=(PartitionSpec(), ROWS, COLUMNS),
-        out_specs=(PartitionSpec(), ROWS),
-        check_vma=False,
+        part, mesh=mesh, in_specs=(WHOLE, CARRY, WINDOW), out_specs=(CARRY, ESTIMATE), check_vma=False
     )
 
-    def init(params: Params, batch_size: int, key: Array | None = None) -> Any:
+    def init(params: Params, batch_size: int, key: Array | None = None) -> Carry:
         check_int(batch_size, "batch_size")
         require(batch_size % len(devices) == 0, "batch_size", batch_size, multiple)
-        state = algorithm.init(params, batch_size, key)
-        for path, leaf in jax.tree.leaves_with_path(state):
+        carry = algorithm.init(params, batch_size, key)
+        for path, leaf in jax.tree.leaves_with_path((carry.recurrent, carry.memory)):
             by_row = is_array(leaf) and leaf.ndim > 0 and leaf.shape[0] == batch_size
-            require(by_row, f"state{jax.tree_util.keystr(path)}", describe(leaf), f"an array with {batch_size} rows")
-        return jax.device_put(state, NamedSharding(mesh, ROWS))
+            name = f"carry.{Carry._fields[path[0].idx]}{jax.tree_util.keystr(path[1:])}"
+            require(by_row, name, describe(leaf), f"an array with {batch_size} rows; what is no example's is shared")
+        places = jax.tree.map(lambda spec: NamedSharding(mesh, spec), CARRY)
+        recurrent, memory, shared = (jax.device_put(part, place) for part, place in zip(carry, places, strict=True))
+        return Carry(recurrent, memory, shared)
 
-    def update(params: Params, state: Any, batch: Batch) -> tuple[tuple[Array, Params], Any]:
+    def update(params: Params, carry: Carry, batch: Batch) -> tuple[Carry, Estimate]:
+        require(isinstance(carry, Carry), "carry", describe(carry), "a Carry, as from init")
         require(isinstance(batch, Batch), "batch", describe(batch), "a Batch")
         for name, array in zip(Batch._fields, batch, strict=True):
             if array is not None:
@@ -85,6 +87,7 @@ def data_parallel(algorithm: Algorithm, devices: Sequence[jax.Device]) -> Algori
                 require(known, f"batch.{name}", describe(array), "an array [T,B] or [T,B,…]")
                 rows = Description(f"{describe(array)} with {array.shape[1]} columns")
                 require(array.shape[1] % len(devices) == 0, f"batch.{name}", rows, multiple)
-        return parts(params, state, batch)
+        split: tuple[Carry, Estimate] = parts(params, carry, batch)
+        return split
 
     return Algorithm(init, update, algorithm.claim)

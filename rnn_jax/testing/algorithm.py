@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from statistics import NormalDist
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,20 @@ from rnn_jax.gradients import autodiff, value_and_grad
 from rnn_jax.losses import squared_error
 from rnn_jax.testing.cases import CELLS, TOLERANCE, make_batch, make_network, make_params
 from rnn_jax.testing.findings import Finding, exact_arithmetic, settle
-from rnn_jax.types import Algorithm, Array, Batch, Biased, Cell, Claim, Exact, Network, Params, Unbiased
+from rnn_jax.types import (
+    Algorithm,
+    Array,
+    Batch,
+    Biased,
+    Carry,
+    Cell,
+    Claim,
+    Estimate,
+    Exact,
+    Network,
+    Params,
+    Unbiased,
+)
 
 Factory = Callable[[Network], Algorithm]
 ERROR_RATE = 1e-6
@@ -212,14 +225,18 @@ def _structure(algorithm: Factory, network: Network) -> Iterator[Finding]:
     yield Finding("structure", f"an Algorithm, not {describe(built)}", float(not isinstance(built, Algorithm)), 0.0)
     traces = []
 
-    def update(params: Params, state: Any, batch: Batch) -> tuple[tuple[Array, Params], Any]:
+    def update(params: Params, carry: Carry, batch: Batch) -> tuple[Carry, Estimate]:
         traces.append(1)
-        return built.update(params, state, batch)
+        return built.update(params, carry, batch)
 
     step = jax.jit(update)
-    state = built.init(params, 3, key)
-    (loss, grads), after = step(params, state, batch)
-    for name, old, new in (("state", state, after), ("gradient", params, grads)):
+    carry = built.init(params, 3, key)
+    yield Finding("structure", f"init gives a Carry, not {describe(carry)}", float(not isinstance(carry, Carry)), 0.0)
+    after, estimate = step(params, carry, batch)
+    estimated = isinstance(estimate, Estimate)
+    yield Finding("structure", f"update gives an Estimate, not {describe(estimate)}", float(not estimated), 0.0)
+    loss, grads, weight, info = estimate
+    for name, old, new in (("carry", carry, after), ("gradient", params, grads)):
         same = str(jax.tree.structure(old)) == str(jax.tree.structure(new)) and all(
             a.shape == b.shape and a.dtype == b.dtype
             for a, b in zip(jax.tree.leaves(old), jax.tree.leaves(new), strict=True)
@@ -227,6 +244,9 @@ def _structure(algorithm: Factory, network: Network) -> Iterator[Finding]:
         yield Finding("structure", f"the {name} has the form it had", float(not same), 0.0)
     scalar = loss.shape == () and loss.dtype == jnp.float32
     yield Finding("structure", f"loss is {describe(loss)}, wanted float32[]", float(not scalar), 0.0)
+    yield Finding("weight", "the sum of the weights of the steps that count", abs(float(weight) - 18), 0.0)
+    by_row = all(each.shape == (3,) for each in info.values())
+    yield Finding("structure", "info has a number for each row", float(not by_row), 0.0)
     step(params, after, batch)
     yield Finding("one trace", f"{len(traces)} for two calls", float(len(traces) - 1), 0.0)
     keys = jax.random.split(key, 3)
@@ -257,12 +277,12 @@ def _batch(network: Network, case: Case) -> Batch:
 
 def _over_windows(algorithm: Algorithm, params: Params, batch: Batch, lengths: tuple[int, ...]) -> tuple[Array, Params]:
     """Loss and gradient summed over consecutive windows, with the state carried."""
-    state = algorithm.init(params, batch.xs.shape[1], jax.random.key(0))
+    carry = algorithm.init(params, batch.xs.shape[1], jax.random.key(0))
     update, start, results = jax.jit(algorithm.update), 0, []
     for length in lengths:
         window = jax.tree.map(lambda a, i=start, n=length: a[i : i + n], batch)
-        result, state = update(params, state, window)
-        results.append(result)
+        carry, estimate = update(params, carry, window)
+        results.append((estimate.loss, estimate.grads))
         start += length
     total: tuple[Array, Params] = jax.tree.map(lambda *parts: sum(parts[1:], parts[0]), *results)
     return total
