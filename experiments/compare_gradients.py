@@ -1,11 +1,14 @@
-"""Hold the hand-written gradient against jax.grad, leaf by leaf.
+"""Compare the hand-written gradient with jax.grad, leaf by leaf.
 
-For every cell, depth, dtype and length T it compares bptt with autodiff on the same random network and batch, prints
-the worst leaf of each case, plots error against T, writes summary.json, and exits with status 1 if any leaf is further
-from its reference, norm-wise, than float64 1e-12, float32 1e-5 or bfloat16 1e-1.
+The first part, agreement, compares bptt with autodiff of the same random network and batch, for every cell, depth,
+dtype and length T, and plots error against T.  The second part, digits, compares bptt and jax.grad of the usual
+formulas with float64, where gates saturate and predictions are confident, and plots both errors.  All figures are
+written to summary.json.  The exit status is 1 if an error of bptt, norm-wise, exceeds the tolerance of its dtype:
+float64 1e-12, float32 1e-5, bfloat16 1e-1.
 
 Examples:
   python experiments/compare_gradients.py
+  python experiments/compare_gradients.py --parts digits
   python experiments/compare_gradients.py --lengths 10 1000 --hidden 256
   python experiments/compare_gradients.py --precision default
 """
@@ -13,11 +16,12 @@ Examples:
 import dataclasses
 import itertools
 import math
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import digits
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -37,14 +41,16 @@ CELLS = {
     "lstm": rj.lstm(),
     "gru": rj.gru(),
 }
-FILES = r"summary\.json|error_against_T\.png"
+FILES = r"summary\.json|(error_against_T|digits)\.png"
 """What a run writes beside config.json."""
 
 
 @dataclass(frozen=True)
 class Config:
-    """Which cases to compare."""
+    """Which cases to compare.  All flags but --precision and --seed are of the first part."""
 
+    parts: tuple[Literal["agreement", "digits"], ...] = ("agreement", "digits")
+    """agreement: with autodiff; digits: with float64, where gates saturate and predictions are confident."""
     hidden: int = 64
     """H."""
     batch: int = 4
@@ -63,7 +69,7 @@ class Config:
     overwrite: bool = False
     """Replace what the run folder holds."""
     quick: bool = False
-    """Fewer lengths, one depth."""
+    """Fewer lengths, one depth; the first and the last bias."""
 
 
 def compare(config: Config, cell: rj.Cell, depth: int, dtype: str, length: int) -> dict[str, Any]:
@@ -99,6 +105,7 @@ def run(config: Config) -> int:
     depths, lengths = ((1,), (1, 100)) if config.quick else ((1, 3), (1, 10, 100, 1000))
     depths = depths if config.depths is None else config.depths
     lengths = lengths if config.lengths is None else config.lengths
+    require(config.parts, "parts", config.parts, "one part or more")
     for name, counts in (("depths", depths), ("lengths", lengths)):
         require(counts and min(counts) > 0, name, counts, "positive ints")
     config = dataclasses.replace(config, depths=depths, lengths=lengths)
@@ -107,48 +114,53 @@ def run(config: Config) -> int:
     folder = runs.new_folder("compare_gradients", config, FILES)
     machine = runs.machine()
     print(
-        f"bptt against jax.grad on {machine['devices'][0]} ({machine['processor']}), jax {machine['jax']}, "
-        f"matmul precision {config.precision}; norm-wise, the worst leaf of each case"
+        f"{machine['devices'][0]} ({machine['processor']}), jax {machine['jax']}, matmul precision {config.precision}"
     )
-    grid = list(itertools.product(CELLS.values(), depths, TOLERANCES, lengths))
+    summary: dict[str, Any] = {"tolerances": TOLERANCES, "precision": config.precision, "machine": machine}
+    failed = 0
     with ThreadPoolExecutor(runs.cores()) as pool:  # compiling is most of the work, and leaves Python free
-        cases = list(
-            tqdm(pool.map(lambda case: compare(config, *case), grid), total=len(grid), unit="case", disable=None)
-        )
-    print(f"{'cell':<16}{'layers':>7}{'T':>7}" + "".join(f"{dtype:>12}" for dtype in TOLERANCES))
-    for cell, depth, length in itertools.product(CELLS.values(), depths, lengths):
-        row = {
-            case["dtype"]: case
-            for case in cases
-            if (case["cell"], case["depth"], case["T"]) == (cell.name, depth, length)
-        }
-        print(
-            f"{cell.name:<16}{depth:>7}{length:>7}"
-            + "".join(f"{case['error']:>11.1e}{' ' if case['passed'] else '!'}" for case in row.values())
-        )
-    failed = [case for case in cases if not case["passed"]]
-    largest = {dtype: max(_number(case["error"]) for case in cases if case["dtype"] == dtype) for dtype in TOLERANCES}
-    print(
-        "largest: "
-        + ", ".join(f"{dtype} {error:.1e} (may be {TOLERANCES[dtype]:.0e})" for dtype, error in largest.items())
-    )
-    for case in failed:
-        print(
-            f"FAILED {case['cell']}, {case['depth']} layers, {case['dtype']}, T = {case['T']}: "
-            f"{case['worst_leaf']} is off by {case['error']:.1e}"
-        )
-    summary = {
-        "passed": not failed,
-        "largest": largest,
-        "tolerances": TOLERANCES,
-        "precision": config.precision,
-        "machine": machine,
-        "cases": cases,
-    }
-    runs.write_json(folder / "summary.json", summary)
-    plot(cases, max(depths), folder / "error_against_T.png")
-    print(f"{len(cases) - len(failed)} of {len(cases)} cases agree; run folder: {folder}")
+        if "agreement" in config.parts:
+            cases = agreement(config, depths, lengths, pool)
+            plot(cases, max(depths), folder / "error_against_T.png")
+            summary |= {"largest": largest(cases), "cases": cases}
+            failed += sum(not case["passed"] for case in cases)
+        if "digits" in config.parts:
+            cases = digits.compare(pool, config.seed, config.quick)
+            digits.plot(cases, folder / "digits.png")
+            summary["digits"] = cases
+            failed += len(digits.failures(cases))
+    runs.write_json(folder / "summary.json", {"passed": not failed, **summary})
+    print(f"{f'{failed} cases failed' if failed else 'all cases passed'}; run folder: {folder}")
     return 1 if failed else 0
+
+
+def agreement(
+    config: Config, depths: tuple[int, ...], lengths: tuple[int, ...], pool: Executor
+) -> list[dict[str, Any]]:
+    """Every case of bptt against autodiff; prints the worst leaf of each."""
+    grid = list(itertools.product(CELLS.values(), depths, TOLERANCES, lengths))
+    cases = list(tqdm(pool.map(lambda case: compare(config, *case), grid), total=len(grid), unit="case", disable=None))
+    print("bptt against jax.grad, norm-wise, the worst leaf of each case")
+    print(f"{'cell':<20}{'layers':>7}{'T':>7}" + "".join(f"{dtype:>12}" for dtype in TOLERANCES))
+    for cell, depth, length in itertools.product(CELLS.values(), depths, lengths):
+        row = [case for case in cases if (case["cell"], case["depth"], case["T"]) == (cell.name, depth, length)]
+        shown = "".join(f"{case['error']:>11.1e}{' ' if case['passed'] else '!'}" for case in row)
+        print(f"{cell.name:<20}{depth:>7}{length:>7}{shown}")
+    errors = (f"{dtype} {error:.1e} (tolerance {TOLERANCES[dtype]:.0e})" for dtype, error in largest(cases).items())
+    print("largest: " + ", ".join(errors))
+    for case in cases:
+        if not case["passed"]:
+            print(
+                f"FAILED {case['cell']}, {case['depth']} layers, {case['dtype']}, T = {case['T']}: "
+                f"{case['worst_leaf']} is off by {case['error']:.1e}"
+            )
+    return cases
+
+
+def largest(cases: list[dict[str, Any]]) -> dict[str, float]:
+    """The largest error of each dtype; NaN counts as infinite."""
+    errors = {dtype: [case["error"] for case in cases if case["dtype"] == dtype] for dtype in TOLERANCES}
+    return {dtype: max(math.inf if math.isnan(error) else error for error in errors[dtype]) for dtype in errors}
 
 
 def plot(cases: list[dict[str, Any]], depth: int, path: Path) -> None:
@@ -187,10 +199,6 @@ def plot(cases: list[dict[str, Any]], depth: int, path: Path) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=120)
     plt.close(figure)
-
-
-def _number(error: float) -> float:
-    return math.inf if math.isnan(error) else error
 
 
 if __name__ == "__main__":
