@@ -43,7 +43,7 @@ from rnn_jax import runs
 from rnn_jax.checks import require
 from rnn_jax.diagnostics import worst
 from rnn_jax.gradients.bptt import default_segment
-from rnn_jax.recurrence import outer_sum, product, transposed
+from rnn_jax.ops import matmul, sum_outer_products, transpose_once
 
 Part = Literal["grid", "scaling", "crossover", "long", "programs"]
 Row = dict[str, Any]
@@ -130,15 +130,15 @@ def products_alone(case: Case) -> Contender:
     devices = rj.devices_for(case.batch)
     n = default_segment(case.length, case.batch // len(devices), recompute=False)
     params = rj.init(network_of(case), jax.random.key(0))
-    mesh = Mesh(np.array(devices), ("rows",))
+    mesh = Mesh(np.array(devices), ("batch",))
     G = len(CELLS[case.cell]().gates)
     h, delta = jnp.ones((case.batch, case.hidden)), jnp.ones((case.batch, G * case.hidden))
 
     def run(params: rj.Params, h: jax.Array, delta: jax.Array) -> tuple[jax.Array, rj.Params]:
         W, V = params.layers[0].W, params.V
-        W_T = transposed(params.layers[0])
-        h = lax.fori_loop(0, case.length, lambda _, h: 1e-3 * product(h, W, W_T)[:, : case.hidden], h)
-        delta = lax.fori_loop(0, case.length, lambda _, d: 1e-3 * jnp.tile(product(d, W_T, W), (1, G)), delta)
+        W_T = transpose_once(params.layers[0].W)
+        h = lax.fori_loop(0, case.length, lambda _, h: 1e-3 * matmul(h, W, W_T)[:, : case.hidden], h)
+        delta = lax.fori_loop(0, case.length, lambda _, d: 1e-3 * jnp.tile(matmul(d, W_T, W), (1, G)), delta)
         hs, deltas = jnp.tile(h, (n, 1)), jnp.tile(delta, (n, 1))
 
         def segment(_: Any, sums: Any) -> Any:
@@ -146,13 +146,13 @@ def products_alone(case: Case) -> Contender:
             rows = hs + 1e-9 * loss  # of this pass: else one would do for all
             os = rows @ V
             delta_hs = os @ V.T
-            return 1e-9 * delta_hs[0, 0], dW + outer_sum(rows, deltas), dV + outer_sum(rows, os)
+            return 1e-9 * delta_hs[0, 0], dW + sum_outer_products(rows, deltas), dV + sum_outer_products(rows, os)
 
         sums = (jnp.zeros(()), jnp.zeros_like(W), jnp.zeros_like(V))
         loss, dW, dV = lax.fori_loop(0, -(-case.length // n), segment, sums)
         return loss[None], params._replace(layers=(params.layers[0]._replace(W=dW[None]),), V=dV[None])
 
-    spec, rows = PartitionSpec(), PartitionSpec("rows")
+    spec, rows = PartitionSpec(), PartitionSpec("batch")
     parts = jax.shard_map(run, mesh=mesh, in_specs=(spec, rows, rows), out_specs=rows, check_vma=False)
 
     def summed(*arguments: Any) -> tuple[jax.Array, rj.Params]:

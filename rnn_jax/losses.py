@@ -1,11 +1,16 @@
-"""Losses of one time step: the value ℓ(o_t) and the hand-written error ∂ℓ/∂o_t, where the reverse pass begins."""
+"""Losses of one time step: the value ℓ(o_t) and the hand-written error ∂ℓ/∂o_t, where the reverse pass begins.
+
+A window's loss is the sum of w_t ℓ(o_t) over the steps that count, with the weights w_t of the batch.
+"""
+
+import math
 
 import jax.numpy as jnp
 from jax import lax
 from jax.nn import one_hot
 
 from rnn_jax.precision import accumulation_dtype, as_index
-from rnn_jax.types import Array, Loss
+from rnn_jax.types import Array, Batch, Loss
 
 
 def softmax_cross_entropy() -> Loss:
@@ -32,6 +37,51 @@ def softmax_cross_entropy() -> Loss:
 def squared_error() -> Loss:
     """Half the squared distance over the K outputs: ℓ(o) = ½ Σ_k (o_k − y_k)², ∂ℓ/∂o = o − y; derivation (4)."""
     return Loss("squared_error", _half_square, _difference, integer_targets=False)
+
+
+def weighted_losses(loss: Loss, os: Array, ys: Array, mask: Array | None, weight: Array | None) -> Array:
+    """The loss w ℓ(o) of each step, over any leading axes; zero where a step does not count.
+
+    The target of such a step, or of one of weight 0, is never looked at, neither here nor by autodiff of this.
+    """
+    ys, share = _shares(ys, mask, weight)
+    values = loss.value(os, ys)
+    return values if share is None else jnp.where(share != 0, values * share.astype(values.dtype), 0)
+
+
+def weighted_errors(loss: Loss, os: Array, ys: Array, mask: Array | None, weight: Array | None) -> Array:
+    """The error δo = w ∂ℓ/∂o of each step, in the logits' dtype: the derivative of ``weighted_losses``, by hand."""
+    ys, share = _shares(ys, mask, weight)
+    delta_os = loss.error(os, ys)
+    if share is None:
+        return delta_os
+    share = share[..., None].astype(delta_os.dtype)
+    return jnp.where(share != 0, delta_os * share, 0)
+
+
+def total_weight(batch: Batch) -> Array:
+    """The sum of the weights of the steps that count, in float32 at least: what a mean divides by.
+
+    NaN where one of them is not a number or below 0.
+    """
+    if batch.weight is None:
+        count = math.prod(batch.xs.shape[:2]) if batch.mask is None else batch.mask.sum()
+        return jnp.asarray(count, jnp.float32)
+    weight = jnp.asarray(batch.weight)
+    weight = weight if batch.mask is None else jnp.where(batch.mask, weight, 0)
+    valid = (weight >= 0).all().astype(accumulation_dtype(weight.dtype))
+    return weight.sum(dtype=accumulation_dtype(weight.dtype)) * (valid / valid)
+
+
+def _shares(ys: Array, mask: Array | None, weight: Array | None) -> tuple[Array, Array | None]:
+    """Targets, zero where nobody may look at them, and the weight of each step, zero there; None: 1 everywhere."""
+    if mask is None and weight is None:
+        return ys, None
+    share = jnp.asarray(mask, jnp.float32) if weight is None else jnp.asarray(weight)
+    if mask is not None:
+        share = jnp.where(mask, share, 0)
+    seen = share != 0
+    return jnp.where(seen if ys.ndim == share.ndim else seen[..., None], ys, 0), share
 
 
 def _cross_entropy(o: Array, y: Array) -> Array:

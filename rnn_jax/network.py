@@ -12,10 +12,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from rnn_jax import checks
+from rnn_jax import checks, stack
+from rnn_jax.losses import weighted_losses
 from rnn_jax.ops import affine
 from rnn_jax.precision import accumulation_dtype
-from rnn_jax.recurrence import forward, zero_state
+from rnn_jax.recurrence import zero_state
 from rnn_jax.types import Array, Batch, Cell, Layer, Network, Params, State
 
 Recurrent = Literal["uniform", "orthogonal", "identity"]
@@ -116,18 +117,8 @@ def apply(
     _, B = checks.check_inputs(xs, network.inputs, params.V.dtype)
     checks.check_flags(mask, reset, xs, network.inputs)
     checks.check_state(network, state, B, params.V.dtype)
-    return run_layers(network, params, state, xs, mask, reset)
-
-
-def run_layers(
-    network: Network, params: Params, state: State, xs: Array, mask: Array | None, reset: Array | None
-) -> tuple[Array, State]:
-    """``apply`` of arguments that are known to fit."""
-    after = []
-    for cell, layer, s0 in zip(network.cells, params.layers, state, strict=True):
-        s_T, (xs, *_), _ = forward(cell, layer, xs, s0, mask, reset)
-        after.append(s_T)
-    return affine(xs, params.V, params.c), tuple(after)
+    hs, state = stack.forward(network, params, state, xs, mask, reset)
+    return affine(hs, params.V, params.c), state
 
 
 def readout(params: Params, hs: Array) -> Array:
@@ -149,13 +140,9 @@ def loss(network: Network, params: Params, state: State, batch: Batch) -> tuple[
       InputError: a batch, parameters or state that do not fit the network.
     """
     checks.check_window(network, params, state, batch)
-    return window_loss(network, params, state, batch)
-
-
-def window_loss(network: Network, params: Params, state: State, batch: Batch) -> tuple[Array, State]:
-    """``loss`` of arguments that are known to fit."""
-    os, state = run_layers(network, params, state, batch.xs, batch.mask, batch.reset)
-    return weighted_losses(network, os, batch.ys, batch.mask, batch.weight).sum(), state
+    hs, state = stack.forward(network, params, state, batch.xs, batch.mask, batch.reset)
+    os = affine(hs, params.V, params.c)
+    return weighted_losses(network.loss, os, batch.ys, batch.mask, batch.weight).sum(), state
 
 
 def per_step_losses(
@@ -178,38 +165,7 @@ def per_step_losses(
     axes = checks.check_rows(os, "os", network.outputs, "float")
     checks.check_targets(network, ys, axes, os.dtype)
     checks.check_weights(mask, weight, axes)
-    return weighted_losses(network, os, ys, mask, weight)
-
-
-def weighted_losses(network: Network, os: Array, ys: Array, mask: Array | None, weight: Array | None) -> Array:
-    """``per_step_losses`` of arguments that are known to fit."""
-    ys, share = _shares(ys, mask, weight)
-    values = network.loss.value(os, ys)
-    return values if share is None else jnp.where(share != 0, values * share.astype(values.dtype), 0)
-
-
-def weighted_errors(network: Network, os: Array, ys: Array, mask: Array | None, weight: Array | None) -> Array:
-    """The error δo = w ∂ℓ/∂o of any leading axes, in the logits' dtype: ``per_step_losses``' derivative, by hand."""
-    ys, share = _shares(ys, mask, weight)
-    delta_os = network.loss.error(os, ys)
-    if share is None:
-        return delta_os
-    share = share[..., None].astype(delta_os.dtype)
-    return jnp.where(share != 0, delta_os * share, 0)
-
-
-def total_weight(batch: Batch) -> Array:
-    """The sum of the weights of the steps that count, in float32 at least: what a mean divides by.
-
-    NaN where one of them is not a number or below 0.
-    """
-    if batch.weight is None:
-        count = math.prod(batch.xs.shape[:2]) if batch.mask is None else batch.mask.sum()
-        return jnp.asarray(count, jnp.float32)
-    weight = jnp.asarray(batch.weight)
-    weight = weight if batch.mask is None else jnp.where(batch.mask, weight, 0)
-    valid = (weight >= 0).all().astype(accumulation_dtype(weight.dtype))
-    return weight.sum(dtype=accumulation_dtype(weight.dtype)) * (valid / valid)
+    return weighted_losses(network.loss, os, ys, mask, weight)
 
 
 def sample(network: Network, params: Params, key: Array, prime: Array, length: int, temperature: float = 1.0) -> Array:
@@ -256,22 +212,12 @@ def _sample(
     def step(carry: tuple[State, Array], key: Array) -> tuple[tuple[State, Array], Array]:
         state, logits = carry
         token = draw(logits, key)
-        os, state = run_layers(network, params, state, token[None, None], None, None)
-        return (state, os[0, 0]), token
+        hs, state = stack.forward(network, params, state, token[None, None])
+        return (state, affine(hs[0, 0], params.V, params.c)), token
 
-    os, state = run_layers(network, params, initial_state(network, params, 1), prime[:, None], None, None)
-    return lax.scan(step, (state, os[-1, 0]), jax.random.split(key, length))[1]
-
-
-def _shares(ys: Array, mask: Array | None, weight: Array | None) -> tuple[Array, Array | None]:
-    """Targets, zero where nobody may look at them, and the weight of each step, zero there; None: 1 everywhere."""
-    if mask is None and weight is None:
-        return ys, None
-    share = jnp.asarray(mask, jnp.float32) if weight is None else jnp.asarray(weight)
-    if mask is not None:
-        share = jnp.where(mask, share, 0)
-    seen = share != 0
-    return jnp.where(seen if ys.ndim == share.ndim else seen[..., None], ys, 0), share
+    hs, state = stack.forward(network, params, initial_state(network, params, 1), prime[:, None])
+    logits = affine(hs[-1, 0], params.V, params.c)
+    return lax.scan(step, (state, logits), jax.random.split(key, length))[1]
 
 
 def _init_layer(cell: Cell, key: Array, D: int, H: int, recurrent: Recurrent, dtype: jnp.dtype | type) -> Layer:

@@ -22,6 +22,17 @@ def prepare(network: Network, params: Params) -> Stack:
     return tuple((cell, layer, recurrence.transposed(cell, layer)) for cell, layer in layers)
 
 
+def forward(
+    network: Network, params: Params, state: State, xs: Array, mask: Array | None = None, reset: Array | None = None
+) -> tuple[Array, State]:
+    """Run all layers over a window, in plain JAX: the highest one's hidden states [T, B, H], and the state after."""
+    after = []
+    for cell, layer, s0 in zip(network.cells, params.layers, state, strict=True):
+        s_T, (xs, *_), _ = recurrence.forward(cell, layer, xs, s0, mask, reset)
+        after.append(s_T)
+    return xs, tuple(after)
+
+
 def allocate(stack: Stack, T: int, state: State) -> Trajectories:
     """Buffers for T steps of each layer, with the state in the first place."""
     return tuple(

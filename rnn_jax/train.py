@@ -28,6 +28,7 @@ from rnn_jax.checks import (
     require,
 )
 from rnn_jax.interrupts import SignalsWait
+from rnn_jax.losses import total_weight
 from rnn_jax.precision import accumulation_dtype
 from rnn_jax.types import Algorithm, Array, Batch, Carry, Network, Params, State
 
@@ -301,8 +302,8 @@ def _value_fn(mean: Callable[[Params], tuple[Array, Params]]) -> Callable[[Param
 
 @partial(jax.jit, static_argnums=0)
 def _evaluate_window(network: Network, params: Params, state: State, batch: Batch) -> tuple[Array, State, Array]:
-    loss, state = net.window_loss(network, params, state, batch)
-    return loss, state, net.total_weight(batch)
+    loss, state = net.loss(network, params, state, batch)
+    return loss, state, total_weight(batch)
 
 
 def _average(reported: list[Metrics]) -> Metrics:

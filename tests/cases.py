@@ -13,7 +13,19 @@ __all__ = [
     "make_network",
     "make_params",
     "make_state",
+    "update_of",
 ]
+
+
+def update_of(algorithm):
+    """One window of an algorithm that carries the recurrent state alone: ``(params, state, batch)`` to loss, gradient,
+    and the state after it."""
+
+    def update(params, state, batch):
+        carry, estimate = algorithm.update(params, rj.Carry(state), batch)
+        return (estimate.loss, estimate.grads), carry.recurrent
+
+    return update
 
 
 def assert_close(grads, reference, tolerance):

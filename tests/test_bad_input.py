@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import make_batch, make_params, make_state
+from cases import make_batch, make_params, make_state, update_of
 
 import rnn_jax as rj
 from rnn_jax.checks import check_window
@@ -63,6 +63,8 @@ def edit(value, path, change):
 
 CHANGES = {
     "absent": lambda value: None,
+    "empty tuple": lambda value: (),
+    "too many": lambda value: (value,) * 3,
     "zero": lambda value: 0,
     "negative": lambda value: value - 7,
     "too large": lambda value: value + 7,
@@ -78,7 +80,6 @@ CHANGES = {
     "transposed": lambda value: value.T,
     "no steps": lambda value: jax.tree.map(lambda a: a[:0], value),
     "no examples": lambda value: jax.tree.map(lambda a: a[:, :0], value),
-    "no step counts": jnp.zeros_like,
     **{
         dtype: lambda value, dtype=dtype: value.astype(dtype)
         for dtype in ("int32", "bool", "float32", "float64", "complex128")
@@ -93,6 +94,7 @@ WINDOWS = [
     *[("tokens", f"network.{size}", ["zero", "negative", "absent", "string"], None) for size in ("inputs", "hidden")],
     ("tokens", "network.outputs", ["zero", "absent"], None),
     ("tokens", "network.loss", ["absent", "tuple"], None),
+    ("tokens", "network.hidden", ["empty tuple", "too many"], None),
     ("tokens", "params", ["absent", "tuple"], None),
     ("tokens", "params.layers", ["absent", "list", "empty", "short"], None),
     ("tokens", "params.layers[0]", ["absent", "tuple"], None),
@@ -116,24 +118,28 @@ WINDOWS = [
     ("floats", "batch.xs", ["short"], "batch.ys"),
     ("tokens", "batch.ys", ["absent", "short", "narrow", "deep", "float64", "negative", "too large"], None),
     ("floats", "batch.ys", ["absent", "short", "narrow", "flat", "int32", "float32"], None),
-    ("tokens", "batch.mask", ["short", "narrow", "flat", "int32", "no step counts", "numbers"], None),
+    ("tokens", "batch.mask", ["short", "narrow", "flat", "int32", "numbers"], None),
     ("tokens", "batch.reset", ["short", "narrow", "flat", "float64", "numbers"], None),
 ]
-ROWS = [(inputs, path, change, named or path) for inputs, path, changes, named in WINDOWS for change in changes]
+ROWS = [
+    (inputs, path, change, (named or path).replace("state", "carry.recurrent"))
+    for inputs, path, changes, named in WINDOWS
+    for change in changes
+]
 
 
 @algorithms
 @pytest.mark.parametrize(("inputs", "path", "change", "named"), ROWS, ids=["-".join(row[:3]) for row in ROWS])
 def test_window_is_refused(inputs, path, change, named, algorithm, good):
     bad = edit(good[inputs], path, CHANGES[change])
-    refused(named, lambda: algorithm(bad.network).update(*bad[1:]))
+    refused(named, lambda: update_of(algorithm(bad.network))(*bad[1:]))
 
 
 @algorithms
 @pytest.mark.parametrize("path", ["params.layers[1].W", "batch.mask", "batch.ys"])
 def test_shape_is_refused_under_jit(path, algorithm, good):
     bad = edit(good["tokens"], path, CHANGES["narrow"])
-    refused(path, lambda: jax.jit(algorithm(bad.network).update)(*bad[1:]))
+    refused(path, lambda: jax.jit(update_of(algorithm(bad.network)))(*bad[1:]))
 
 
 def sample(good, prime=(1, 2), length=3, temperature=1.0):
@@ -182,7 +188,7 @@ def test_option_is_refused(argument, value, call, good):
 def test_index_out_of_range_under_jit(leaf, algorithm, good):
     """It gives NaN, never the value of a neighbour; in a step that does not count, it changes nothing at all."""
     network, params, state, batch = good["tokens"]
-    update = jax.jit(algorithm(network).update)
+    update = jax.jit(update_of(algorithm(network)))
     counts = jnp.ones((T, B), bool)
     masked = counts.at[1, 2].set(False)
     wanted = update(params, state, batch._replace(mask=masked))

@@ -22,7 +22,7 @@ ADAM = optax.adam(0.01)
 
 def start(optimiser=ADAM, algorithm=None, step=0, key=5):
     params = rj.init(NETWORK, jax.random.key(0))
-    state = train.start(algorithm or rj.bptt(NETWORK), optimiser, params, 2, jax.random.key(key))
+    state = train.init_state(algorithm or rj.bptt(NETWORK), optimiser, params, 2, jax.random.key(key))
     return state._replace(step=state.step + step, params=jax.tree.map(lambda leaf: leaf + step, state.params))
 
 

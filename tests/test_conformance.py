@@ -43,11 +43,15 @@ def test_bptt_conforms():
     assert checks >= {"plain", "windows", "padding", "jit"}
 
 
-def mutated(module, line, instead):
+BELOW = {"ops": 0, "recurrence": 1, "stack": 2, "losses": 2}
+"""Which of recurrence, stack and bptt is the first to use a module."""
+
+
+def mutated(module, line, instead, count=1):
     """A module with one piece of its source replaced."""
     module = importlib.import_module(f"rnn_jax.{module}")
     source = inspect.getsource(module)
-    assert source.count(line) == 1, f"{line!r} stands {source.count(line)} times in {module.__name__}"
+    assert count is None or source.count(line) == count, f"{line!r}: {source.count(line)} times in {module.__name__}"
     wrong = types.ModuleType(module.__name__)
     exec(compile(source.replace(line, instead), f"<wrong {module.__name__}>", "exec"), wrong.__dict__)
     return wrong
@@ -90,48 +94,66 @@ WRONG_CELLS = {
 }
 WRONG_ALGORITHMS = {
     "gradient × 1.001": ("gradients.bptt", "grad.astype(leaf.dtype)", "1.001 * grad.astype(leaf.dtype)"),
-    "loss scaled": ("gradients.bptt", "(adjoints.losses.sum(), grads)", "(adjoints.losses.sum() / 2, grads)"),
+    "loss scaled": ("gradients.bptt", "Estimate(adjoints.losses.sum(), grads", "Estimate(adjoints.losses.sum() / 2, grads"),
+    "weight of the steps without their mask": (
+        "gradients.bptt", "total_weight(batch))", "total_weight(batch._replace(mask=None, weight=None)) + 1)",
+    ),
     "batch averaged": ("gradients.bptt", "grad.astype(leaf.dtype)", "grad.astype(leaf.dtype) / batch.xs.shape[1]"),
     "carry dropped between segments": (
-        "gradients.bptt", "adjoints.delta_state[level]", "jax.tree.map(jnp.zeros_like, adjoints.delta_state[level])",
+        "gradients.bptt", "delta_hs, after.delta_state)",
+        "delta_hs, jax.tree.map(jnp.zeros_like, after.delta_state))",
     ),
-    "state dropped between windows": ("gradients.bptt", "grads), state_T", "grads), state"),
-    "error not masked": ("gradients.bptt", "net.errors(network, os, *targets)", "network.loss.error(os, targets[0])"),
-    "loss not masked": ("network", "jnp.where(share != 0, values * share.astype(values.dtype), 0)", "values"),
-    "weight left out of the error": ("network", "jnp.where(share != 0, delta_os * share, 0)", "delta_os"),
-    "weight left out of the loss": ("network", "values * share.astype(values.dtype)", "values"),
-    "weight counts in padding": ("network", "share = jnp.where(mask, share, 0)", "pass"),
-    "h_t for h_{t−1} in dW": ("recurrence", "hidden(kept, start, n),)", "hidden(kept, start + 1, n),)"),
+    "state dropped between windows": ("gradients.bptt", "return Carry(state_T)", "return carry"),
+    "error not masked": (
+        "gradients.bptt", "weighted_errors(network.loss, os, *targets)", "network.loss.error(os, targets[0])",
+    ),
+    "loss not masked": ("losses", "jnp.where(share != 0, values * share.astype(values.dtype), 0)", "values"),
+    "weight left out of the error": ("losses", "jnp.where(share != 0, delta_os * share, 0)", "delta_os"),
+    "weight left out of the loss": ("losses", "values * share.astype(values.dtype)", "values"),
+    "weight counts in padding": ("losses", "share = jnp.where(mask, share, 0)", "pass"),
+    "δh left out below the highest layer": ("stack", "delta_hs = delta_us @ layer.U.T", "delta_hs = 0 * delta_hs"),
+    "h_t for h_{t−1} in dW": (
+        "recurrence", "hidden_states(trajectory, start, n),)", "hidden_states(trajectory, start + 1, n),)",
+    ),
     "Jacobians in forward order": ("recurrence", "reverse=True", "reverse=False"),
-    "diagonal adjoint": ("recurrence", "product(deltas[-1], W_T, layer.W)", "sum(jnp.split(deltas[-1] * jnp.diagonal("
-        "layer.W.reshape(layer.W.shape[0], -1, layer.W.shape[0]), axis1=0, axis2=2).ravel(), len(cell.gates), -1))"),
-    "W for Wᵀ": ("recurrence", "product(deltas[-1], W_T, layer.W)", "sum(d @ w for d, w in zip("
-        "jnp.split(deltas[-1], len(cell.gates), -1), jnp.split(layer.W, len(cell.gates), -1)))"),
-    "reset ignored in the reverse": ("recurrence", "_where_not(reset_t, delta_s_prev)", "delta_s_prev"),
-    "reset ignored in dW": ("recurrence", "_where_not(reset, (hidden", "_where_not(None, (hidden"),
-    "reset ignored in s_{t−1}": ("recurrence", "_where_not(reset_t, state_at(kept, t))", "state_at(kept, t)"),
+    "diagonal adjoint": (
+        "recurrence", "ops.matmul(delta_v, W_T, layer.W)", "sum(jnp.split(delta_v * jnp.diagonal(layer.W.reshape("
+        "layer.W.shape[0], -1, layer.W.shape[0]), axis1=0, axis2=2).ravel(), len(cell.gates), -1))",
+    ),
+    "W for Wᵀ": (
+        "recurrence", "ops.matmul(delta_v, W_T, layer.W)", "sum(d @ w for d, w in zip("
+        "jnp.split(delta_v, len(cell.gates), -1), jnp.split(layer.W, len(cell.gates), -1)))",
+    ),
+    "reset ignored in the reverse": ("recurrence", "zero_where(reset_t, delta_s_prev)", "delta_s_prev"),
+    "reset ignored in dW": ("recurrence", "zero_where(reset, (hidden", "zero_where(None, (hidden"),
+    "reset ignored in s_{t−1}": (
+        "recurrence", "zero_where(reset_t, state_at(trajectory, t))", "state_at(trajectory, t)",
+    ),
     "mask ignored in the reverse": ("recurrence", "jnp.where(counts, new, old)", "new"),
     "masked step leaks into dU and db": ("recurrence", "jnp.where(counts, delta, 0)", "delta"),
     "padding read as input": ("recurrence", "xs if mask is None else", "xs if True else"),
     "readout's share overwritten": (
         "recurrence", "delta_s[0] + delta_h,", "jnp.where((delta_s[0] == 0).all(), delta_h, delta_s[0]),",
     ),
-    "b counted twice": ("recurrence", "b=row_sum(delta_us)", "b=2 * row_sum(delta_us)"),
-    "a token read twice counts once in dU": ("recurrence", "lax.scatter_add(", "lax.scatter("),
-    "rows in wrong order where they fill a vector": ("recurrence", "return v_T.T ", "return v_T.T[::-1] "),
-    "a single row's blocks in wrong order": ("recurrence", "return v.reshape(1, -1)", "return v[::-1].reshape(1, -1)"),
+    "b counted twice": ("recurrence", "b=ops.sum_rows(delta_us)", "b=2 * ops.sum_rows(delta_us)"),
+    "a token read twice counts once in dU": ("ops", "lax.scatter_add(", "lax.scatter("),
+    "rows in wrong order where they fill a vector": ("ops", "return v_T.T ", "return v_T.T[::-1] "),
+    "a single row's blocks in wrong order": ("ops", "return v.reshape(1, -1)", "return v[::-1].reshape(1, -1)"),
 }  # fmt: skip
 
 
 def wrong_algorithm(module, line, instead):
+    """BPTT built on the altered module: each module between the two is made anew, and reads from the one before."""
     wrong = mutated(module, line, instead)
-    if module == "gradients.bptt":
-        return segmented(wrong.bptt)
-    around = mutated("gradients.bptt", "def bptt(", "def bptt(")
-    setattr(around, {"recurrence": "recurrence", "network": "net"}[module], wrong)
-    if module == "network":
-        wrong.InputError = rj.InputError
-    return segmented(around.bptt)
+    for user in ("recurrence", "stack", "gradients.bptt")[BELOW.get(module, 3) :]:
+        around = mutated(user, '"""', '"""', count=None)
+        for name, value in vars(around).items():
+            if getattr(value, "__name__", None) == wrong.__name__:  # the module itself
+                setattr(around, name, wrong)
+            elif getattr(value, "__module__", None) == wrong.__name__ and hasattr(wrong, name):
+                setattr(around, name, getattr(wrong, name))
+        wrong = around
+    return segmented(wrong.bptt)
 
 
 def caught_by(findings):
@@ -206,13 +228,11 @@ def test_a_broken_cell_fails_by_name(name):
 
 
 def test_a_residual_of_bools_is_as_good_as_any():
-    def step(s_prev, u, v):
-        z = u[0] + v[0]
-        return (jnp.where(z > 0, z, 0),), (z > 0,)
+    def step(s_prev, z):
+        return (jnp.where(z[0] > 0, z[0], 0),), (z[0] > 0,)
 
     def adjoint(s_prev, s, residual, delta_s):
-        delta_z = (jnp.where(residual[0], delta_s[0], 0),)
-        return (jnp.zeros_like(delta_s[0]),), delta_z, delta_z
+        return (jnp.zeros_like(delta_s[0]),), (jnp.where(residual[0], delta_s[0], 0),)
 
     cell = rj.Cell("relu", ("h",), ("z",), step, adjoint, (0.0,))
     assert rj.testing.check_cell(cell)
@@ -265,13 +285,13 @@ def truncated(k, claimed=None):
     def algorithm(network):
         inner = rj.bptt(network)
 
-        def update(params, state, batch):
+        def update(params, carry, batch):
             total = None
             for start in range(0, batch.xs.shape[0], k):
                 window = jax.tree.map(lambda a, i=start: a[i : i + k], batch)
-                result, state = inner.update(params, state, window)
-                total = result if total is None else jax.tree.map(jnp.add, total, result)
-            return total, state
+                carry, estimate = inner.update(params, carry, window)
+                total = estimate if total is None else jax.tree.map(jnp.add, total, estimate)
+            return carry, total
 
         def limit(network, params, batch):
             return truncated(batch.xs.shape[0])(network), params
@@ -288,17 +308,18 @@ def noisy(amount=0.5, bias=0.0, listed=True):
         inner = rj.bptt(network)
 
         def init(params, batch_size, key):
-            return inner.init(params, batch_size), key if coins is None else jax.random.key(0)
+            return inner.init(params, batch_size)._replace(shared=key if coins is None else jax.random.key(0))
 
-        def update(params, state, batch):
-            carried, key = state
-            (loss, grads), carried = inner.update(params, carried, batch)
-            leaves, structure = jax.tree.flatten(grads)
+        def update(params, carry, batch):
+            key = carry.shared
+            carry, estimate = inner.update(params, carry._replace(shared=()), batch)
+            leaves, structure = jax.tree.flatten(estimate.grads)
             signs = jax.random.rademacher(key, (len(leaves),)) if coins is None else coins
             leaves = [
                 leaf * (1 + bias + amount * sign).astype(leaf.dtype) for leaf, sign in zip(leaves, signs, strict=True)
             ]
-            return (loss, jax.tree.unflatten(structure, leaves)), (carried, jax.random.split(key)[0])
+            estimate = estimate._replace(grads=jax.tree.unflatten(structure, leaves))
+            return carry._replace(shared=jax.random.split(key)[0]), estimate
 
         def outcomes(network, T, B):
             count = len(jax.tree.leaves(rj.init(network, jax.random.key(0))))
@@ -325,7 +346,10 @@ CLAIMS = {
         "exact in its limit",
     ),
     "changes its state's dtype": (
-        lambda network: rj.Algorithm(lambda *a: jnp.zeros(3), lambda p, s, b: ((jnp.zeros(()), p), jnp.zeros(3, int))),
+        lambda network: rj.Algorithm(
+            lambda *a: rj.Carry((), jnp.zeros(3)),
+            lambda p, c, b: (rj.Carry((), jnp.zeros(3, int)), rj.Estimate(jnp.zeros(()), p, jnp.array(18.0))),
+        ),
         "structure",
     ),
     "serves nothing": (lambda network: rj.elman(leak=3.0), "serves"),

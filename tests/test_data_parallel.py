@@ -37,13 +37,14 @@ for cell in CELLS.values():
     params, batch = make_params(network), make_batch(network, 18, 8, True, True)
     windows = [jax.tree.map(lambda a: a[:11], batch), jax.tree.map(lambda a: a[11:], batch)]
     alone, split = rj.bptt(network), rj.data_parallel(rj.bptt(network), rj.devices_for(8))
-    states = [algorithm.init(params, 8) for algorithm in (alone, split)]
+    carries = [algorithm.init(params, 8) for algorithm in (alone, split)]
     for window in windows:
-        one, two = (jax.jit(a.update)(params, s, window) for a, s in zip((alone, split), states, strict=True))
-        assert_same(two[0], one[0], 1e-12)
-        assert len(jax.tree.leaves(two[0])[0].devices()) == len(jax.tree.leaves(two[1])[0].devices()) == 4
-        states = one[1], two[1]
-        for a, b in zip(jax.tree.leaves(states[0]), jax.tree.leaves(states[1]), strict=True):
+        one, two = (jax.jit(a.update)(params, c, window) for a, c in zip((alone, split), carries, strict=True))
+        assert_same(two[1][:2], one[1][:2], 1e-12)
+        assert two[1].weight == one[1].weight
+        assert len(jax.tree.leaves(two[0])[0].devices()) == len(two[1].loss.devices()) == 4
+        carries = one[0], two[0]
+        for a, b in zip(*map(jax.tree.leaves, carries), strict=True):
             assert jnp.allclose(a, jax.device_get(b), atol=1e-13)
 """,
     )
@@ -53,6 +54,7 @@ def test_trains_as_on_one_device_without_a_second_compilation():
     with_devices(
         2,
         """
+import chex
 import optax
 import rnn_jax as rj
 from cases import assert_close, make_batch, make_network, make_params
@@ -62,10 +64,10 @@ network = make_network(rj.gru())
 batch, optimiser, ended = make_batch(network, 7, 4), optax.adam(0.01), []
 for count in (1, 2):
     algorithm = rj.data_parallel(rj.bptt(network), jax.devices()[:count])
-    step = train.make_step(algorithm, optimiser, optax.clip_by_global_norm(1.0))
-    state = train.start(algorithm, optimiser, make_params(network), 4)
+    traced = algorithm._replace(update=chex.assert_max_traces(algorithm.update, n=1))
+    step = train.make_step(traced, optimiser, optax.clip_by_global_norm(1.0))
+    state = train.init_state(algorithm, optimiser, make_params(network), 4)
     *_, (state, _) = train.run(step, state, lambda index: batch, 40)
-    assert step._cache_size() == 1
     ended.append(jax.device_get(state.params))
 assert_close(*ended, 1e-10)
 """,
@@ -90,8 +92,9 @@ with pytest.raises(rj.InputError, match="batch_size is 3; it must be a multiple 
     algorithm.init(params, 3)
 with pytest.raises(rj.InputError, match="batch.xs is int.* with 3 columns; it must be a multiple of 2"):
     algorithm.update(params, algorithm.init(params, 4), make_batch(network, 5, 3))
-with pytest.raises(rj.InputError, match="state\\\\[0\\\\] is .*; it must be an array with 4 rows"):
-    rj.data_parallel(algorithm._replace(init=lambda *_: (jax.numpy.zeros(3),)), jax.devices()).init(params, 4)
+with pytest.raises(rj.InputError, match="carry.memory\\\\[0\\\\] is .*; it must be an array with 4 rows"):
+    wrong = algorithm._replace(init=lambda *_: rj.Carry((), (jax.numpy.zeros(3),)))
+    rj.data_parallel(wrong, jax.devices()).init(params, 4)
 """,
     )
 

@@ -92,7 +92,7 @@ def saved(folder):
     with jax.enable_x64(False):
         corpus, _ = char_lm.load(config)
         network, algorithm, optimiser, _ = char_lm.build(config, len(corpus.alphabet))
-        like = train.start(algorithm, optimiser, rj.init(network, jax.random.key(1)), config.batch)
+        like = train.init_state(algorithm, optimiser, rj.init(network, jax.random.key(1)), config.batch)
         return checkpoint.restore(folder / "checkpoint", like)
 
 
@@ -416,9 +416,9 @@ def test_compare_gradients_fails_on_a_wrong_gradient(tmp_path, monkeypatch, caps
     right = rj.bptt
 
     def bptt(network):
-        def update(params, state, batch):
-            (loss, grads), state = right(network).update(params, state, batch)
-            return (loss, jax.tree.map(lambda g: g * 1.001, grads)), state
+        def update(params, carry, batch):
+            carry, estimate = right(network).update(params, carry, batch)
+            return carry, estimate._replace(grads=jax.tree.map(lambda g: g * 1.001, estimate.grads))
 
         return right(network)._replace(update=update)
 

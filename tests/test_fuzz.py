@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import optax
 import pytest
-from cases import make_batch, make_params, make_state
+from cases import make_batch, make_params, make_state, update_of
 from test_experiments import script
 
 import rnn_jax as rj
@@ -68,22 +68,23 @@ VALID = re.compile(
   | .*(states|gates)\[\d\]\ (word|no\ word) | .*network.*(states|gates|bias|cells)\ (short|long)
   | .*bias\[\d\]\ (huge|zero|three|minus|fraction|float64) | lstm:.*\ (huge|zero|three|minus|fraction|float64)
   | elman:\ leak\ float64 | sample:\ temperature\ (huge|zero|three|fraction|float64) | init:\ dtype\ float64
-  | .*(mask|reset|key|clip|segment)\ nothing | .*(integer_targets|recurrent_bias|recompute)\ true
+  | .*(mask|reset|weight|key|clip|segment|s0)\ nothing | .*(integer_targets|recurrent_bias|separate|recompute)\ true
   | .*(step|adjoint|value|error|init|update|batch_at)\ (function|type)
-  | .*(inputs|hidden|outputs|length|batch_size|segment|steps|every|index)\ three | .*(length|index)\ zero
+  | .*(inputs|hidden|outputs|length|batch_size|segment|steps|every|index|count|warm_up)\ three
+  | .*(length|index|warm_up)\ zero | clip_by_global_norm:.*(huge|three|fraction|float64)
   | .*(prime|stream|tokens|hs)\ (short|long) | (decode|readout):.*\ empty | readout:\ hs\ flat
   | readout:\ params\.layers.* | windows?:\ stream\ (above|below) | .*\breset\ nowhere
-  | losses:.*(above|below|nowhere)
+  | .*(mask)\ nowhere | .*weight\ (above|float32) | per_step_losses:.*(above|below|nowhere)
   | compare:.*\ (float16|swapped) | run:.*(xs|ys|step)\ (above|below) | run:.*(mask|finite)\ nowhere
-  | save:\ folder\ word | save:\ state\.(params|optimiser|algorithm|finite).*
-  | restore:\ like\..*\ (nothing|listed|tuple|long|short|empty\ list|no\ \w+|nowhere)
+  | save:\ folder\ word | save:\ state\.(params|optimiser|carry|finite).*
+  | restore:\ template\..*\ (nothing|listed|tuple|long|short|empty\ list|no\ \w+|nowhere)
     """,
     re.VERBOSE,
 )
 
 
 def start():
-    return train.start(rj.bptt(TOKENS), optax.adam(0.1), make_params(TOKENS), B)
+    return train.init_state(rj.bptt(TOKENS), optax.adam(0.1), make_params(TOKENS), B)
 
 
 def run(step, state, batch, steps, every):
@@ -91,7 +92,7 @@ def run(step, state, batch, steps, every):
 
 
 def update(algorithm):
-    return lambda network, **rest: algorithm(network).update(**rest)
+    return lambda network, **rest: update_of(algorithm(network))(**rest)
 
 
 @pytest.fixture(scope="module")
@@ -126,8 +127,17 @@ CALLS = {
     "apply": lambda g: (network.apply, {**g.tokens, "state": g.state, **g.xs}),
     "readout": lambda g: (network.readout, {"params": g.params, "hs": np.ones((T, B, 5))}),
     "loss": lambda g: (network.loss, g.window),
-    "losses": lambda g: (
-        network.losses, {"network": TOKENS, "os": np.ones((T, B, 6)), "ys": g.batch.ys, "mask": g.batch.mask}),
+    "init_layer": lambda g: (
+        rj.init_layer, {"cell": rj.gru(), "key": KEY, "inputs": 3, "hidden": 3, "recurrent": "uniform",
+                        "dtype": np.dtype("float32")}),
+    "zero_state": lambda g: (lambda **right: rj.zero_state(rj.gru(), 3, 3), {}),
+    "micro_batches": lambda g: (rj.micro_batches, {"algorithm": rj.bptt(TOKENS), "count": 3}),
+    "sum_over_batch": lambda g: (lambda: rj.sum_over_batch(g.params), {}),
+    "global_norm": lambda g: (lambda: train.global_norm(g.params), {}),
+    "clip_by_global_norm": lambda g: (train.clip_by_global_norm, {"max_norm": 1.0}),
+    "per_step_losses": lambda g: (
+        network.per_step_losses, {"network": TOKENS, "os": np.ones((T, B, 6)), "ys": g.batch.ys, "mask": g.batch.mask,
+                                  "weight": np.ones((T, B))}),
     "sample": lambda g: (
         rj.sample, {**g.tokens, "key": KEY, "prime": np.array([1, 2, 3]), "length": 2, "temperature": 0.5}),
     "unroll": lambda g: (rj.unroll, {"cell": rj.gru(), "layer": g.params.layers[0], "s0": g.state[0], **g.xs}),
@@ -136,28 +146,29 @@ CALLS = {
     "data_parallel": lambda g: (rj.data_parallel, {"algorithm": rj.bptt(TOKENS), "devices": jax.devices()}),
     "devices_for": lambda g: (rj.devices_for, {"batch_size": B}),
     "bptt.init": lambda g: (rj.bptt(TOKENS).init, {"params": g.params, "batch_size": B}),
-    "bptt.update": lambda g: (update(rj.bptt), g.window),
-    "autodiff.update": lambda g: (update(rj.autodiff), g.window),
-    "bptt.update of floats": lambda g: (update(rj.bptt), g.floats),
+    "bptt.update": lambda g: (update(rj.bptt), g.window, "carry.recurrent"),
+    "autodiff.update": lambda g: (update(rj.autodiff), g.window, "carry.recurrent"),
+    "bptt.update of floats": lambda g: (update(rj.bptt), g.floats, "carry.recurrent"),
     "value_and_grad": lambda g: (rj.value_and_grad, {"algorithm": rj.bptt(TOKENS)}),
     "value_and_grad()": lambda g: (
         rj.value_and_grad(rj.bptt(TOKENS)), {"params": g.params, "batch": g.batch, "key": KEY}),
     "compare": lambda g: (rj.compare, g.compared, "grads"),
     "worst": lambda g: (diagnostics.worst, {"differences": rj.compare(**g.compared)}),
-    "start": lambda g: (train.start, {**g.method, "params": g.params, "batch_size": B, "key": KEY}),
+    "init_state": lambda g: (train.init_state, {**g.method, "params": g.params, "batch_size": B, "key": KEY}),
     "make_step": lambda g: (train.make_step, {**g.method, "clip": optax.clip(1.0)}),
     "run": lambda g: (
         run, {"step": train.make_step(**g.method), "state": start(), "batch": g.batch, "steps": 2, "every": 1},
         "params|batch_at"),
     "evaluate": lambda g: (train.evaluate, {**g.tokens, "batches": [g.batch, g.batch]}, "batch|state"),
     "save": lambda g: (checkpoint.save, {"folder": str(g.folder / "new"), "state": start()}),
-    "restore": lambda g: (checkpoint.restore, {"folder": str(g.folder / "saved"), "like": start()}, "state"),
+    "restore": lambda g: (checkpoint.restore, {"folder": str(g.folder / "saved"), "template": start()}, "state"),
     "read_text": lambda g: (data.read_text, {"path": g.folder / "text.txt"}, "text"),
     "shakespeare": lambda g: (data.shakespeare, {}),
     "encode": lambda g: (data.encode, {"text": "abba", "alphabet": "ab", "argument": "text"}, "text"),
     "decode": lambda g: (data.decode, {"tokens": np.array([0, 1, 1]), "alphabet": "ab"}, "tokens"),
     "window": lambda g: (data.window, {"stream": np.arange(40), **g.sizes, "index": 2}),
-    "windows": lambda g: (lambda **wrong: list(data.windows(**wrong)), {"stream": np.arange(40), **g.sizes}),
+    "windows": lambda g: (lambda **wrong: list(data.windows(**wrong)), {
+        "stream": np.arange(40), **g.sizes, "warm_up": 3}),
 }  # fmt: skip
 
 

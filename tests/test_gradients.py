@@ -8,7 +8,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import CELLS, TOLERANCE, assert_close, assert_same, make_batch, make_network, make_params, make_state
+from cases import (
+    CELLS,
+    TOLERANCE,
+    assert_close,
+    assert_same,
+    make_batch,
+    make_network,
+    make_params,
+    make_state,
+    update_of,
+)
 from jax.test_util import check_grads
 
 import rnn_jax as rj
@@ -21,7 +31,7 @@ cells = pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
 def both(network, params, state, batch, **options):
     """(loss, grads) by bptt and by autodiff."""
     return tuple(
-        jax.jit(algorithm.update)(params, state, batch)[0]
+        jax.jit(update_of(algorithm))(params, state, batch)[0]
         for algorithm in (rj.bptt(network, **options), rj.autodiff(network))
     )
 
@@ -39,7 +49,7 @@ GRID = [
 def test_bptt_equals_autodiff(cell, depth, dtype, T, B):
     network = make_network(cell, depth)
     params = make_params(network, dtype)
-    ours, judge = jax.jit(rj.bptt(network).update), jax.jit(rj.autodiff(network).update)
+    ours, judge = jax.jit(update_of(rj.bptt(network))), jax.jit(update_of(rj.autodiff(network)))
     everywhere, nowhere = jnp.ones((T, B), bool), jnp.zeros((T, B), bool)
     mask, reset = make_batch(network, T, B, mask=True, reset=True)[2:]
     zero, nonzero = net.initial_state(network, params, B), make_state(network, B, dtype)
@@ -111,7 +121,9 @@ def test_storing_keeps_little_more_than_the_states():
     """An Elman cell's reverse needs hs and nothing else of the forward pass."""
     network = make_network(rj.elman(), inputs=65, hidden=256, outputs=65)
     params, batch = make_params(network, "float32"), make_batch(network, 256, 64)
-    program = jax.jit(rj.bptt(network).update).lower(params, net.initial_state(network, params, 64), batch).compile()
+    program = (
+        jax.jit(update_of(rj.bptt(network))).lower(params, net.initial_state(network, params, 64), batch).compile()
+    )
     assert program.memory_analysis().temp_size_in_bytes <= 1.3 * 256 * 64 * 256 * 4
 
 
@@ -121,7 +133,7 @@ def test_recomputing_keeps_the_borders_only():
     params, batch = make_params(network, "float32"), make_batch(network, 4096, 1)
     state = net.initial_state(network, params, 1)
     ours, judge = (
-        jax.jit(algorithm.update).lower(params, state, batch).compile().memory_analysis().temp_size_in_bytes
+        jax.jit(update_of(algorithm)).lower(params, state, batch).compile().memory_analysis().temp_size_in_bytes
         for algorithm in (rj.bptt(network, recompute=True), rj.autodiff(network))
     )
     assert ours <= 0.08 * judge
@@ -135,11 +147,13 @@ def test_adjoint_equals_vjp_of_the_step(cell):
         return tuple(jnp.asarray(rng.normal(size=7)) for _ in range(count))
 
     S, G = len(cell.states), len(cell.gates)
-    arguments = draw(S), draw(G), draw(G)
+    arguments = draw(S), *(draw(G) for _ in range(1 + cell.separate)), *draw(len(cell.parameters))
     s, residual = cell.step(*arguments)
     delta_s = draw(S)
     expected = jax.vjp(lambda *arguments: cell.step(*arguments)[0], *arguments)[1](delta_s)
-    chex.assert_trees_all_close(cell.adjoint(arguments[0], s, residual, delta_s), expected, rtol=1e-13, atol=1e-14)
+    p = arguments[2 + cell.separate :]
+    adjoints = cell.adjoint(arguments[0], s, residual, delta_s, *p)
+    chex.assert_trees_all_close(adjoints, expected, rtol=1e-13, atol=1e-14)
 
 
 @cells
@@ -211,7 +225,7 @@ def test_loss_by_finite_differences(cell):
     def reverse(grads, delta):
         return (jax.tree.map(lambda grad: delta * grad, grads),)
 
-    loss.defvjp(lambda params: rj.bptt(network).update(params, state, batch)[0], reverse)
+    loss.defvjp(lambda params: update_of(rj.bptt(network))(params, state, batch)[0], reverse)
     check_grads(jax.jit(loss), (params,), order=1, modes=["rev"])
 
 
@@ -221,7 +235,7 @@ def test_windows_carry_the_state(cell, algorithm):
     """Losses of windows add up to the whole; the gradient is that with a stop_gradient at each window's start."""
     network = make_network(cell, 2)
     params, state, batch = make_params(network), make_state(network, 3), make_batch(network, 12, 3, True, True)
-    update = jax.jit(algorithm(network).update)
+    update = jax.jit(update_of(algorithm(network)))
     whole, cut = jnp.zeros(()), state
     total = jax.tree.map(jnp.zeros_like, params)
     for start, stop in ((0, 5), (5, 6), (6, 12)):
@@ -249,7 +263,7 @@ def test_padding_never_changes_anything(cell, inputs, algorithm):
     """Masked steps before, amid and after, and masked rows, whatever stands in them, even NaN."""
     network = make_network(cell, 2)
     params, state, batch = make_params(network), make_state(network, 2), make_batch(network, 8, 2, False, True, inputs)
-    update = jax.jit(algorithm(network).update)
+    update = jax.jit(update_of(algorithm(network)))
     (loss, grads), after = update(params, state, batch)
 
     def pad(a, steps, rows, fill):
@@ -281,7 +295,7 @@ def test_no_gradient_flows_back_through_a_reset(cell):
     state = make_state(network, 2)
     hidden_start = rj.Batch(batch.xs, batch.ys, None, reset)
     early = jax.tree.map(lambda a: a[:k], batch)
-    update = jax.jit(rj.bptt(network).update)
+    update = jax.jit(update_of(rj.bptt(network)))
     (whole, grads), _ = update(params, state, hidden_start)
     (first, first_grads), _ = update(params, state, early)
     (second, second_grads) = jax.jit(rj.value_and_grad(rj.bptt(network)))(params, jax.tree.map(lambda a: a[k:], batch))
@@ -292,7 +306,7 @@ def test_no_gradient_flows_back_through_a_reset(cell):
 @pytest.mark.parametrize("algorithm", [rj.bptt, rj.autodiff])
 def test_one_trace(algorithm):
     network = make_network(rj.lstm(), 2)
-    update = jax.jit(chex.assert_max_traces(algorithm(network).update, n=1))
+    update = jax.jit(chex.assert_max_traces(update_of(algorithm(network)), n=1))
     params = make_params(network)
     state = net.initial_state(network, params, 3)
     for seed in range(3):
@@ -305,8 +319,8 @@ class WithAndWithoutJit(chex.TestCase):
     def test_bptt(self):
         network = make_network(rj.gru())
         params, state, batch = make_params(network), make_state(network, 2), make_batch(network, 7, 2)
-        reference, _ = rj.autodiff(network).update(params, state, batch)
-        result, _ = self.variant(rj.bptt(network).update)(params, state, batch)
+        reference, _ = update_of(rj.autodiff(network))(params, state, batch)
+        result, _ = self.variant(update_of(rj.bptt(network)))(params, state, batch)
         assert_same(result, reference, 1e-12)
 
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import CELLS, TOLERANCE, assert_same, make_batch, make_network, make_params, make_state
+from cases import CELLS, TOLERANCE, assert_same, make_batch, make_network, make_params, make_state, update_of
 
 import rnn_jax as rj
 from rnn_jax import network as net
@@ -23,7 +23,7 @@ algorithms = pytest.mark.parametrize("algorithm", [rj.bptt, rj.autodiff])
 
 
 apply = jax.jit(net.apply, static_argnums=0)
-jitted = functools.cache(lambda algorithm, network: jax.jit(algorithm(network).update))
+jitted = functools.cache(lambda algorithm, network: jax.jit(update_of(algorithm(network))))
 
 
 def window(cell, depth=1, T=T, dtype="float64", inputs=None, **sizes):

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import assert_close
+from cases import assert_close, update_of
 
 import rnn_jax as rj
 from rnn_jax import recurrence
@@ -99,7 +99,7 @@ def test_bptt_is_torch(kind, depth):
     peer_loss.backward()
 
     def ours(*window):
-        return rj.network.apply(network, params, state, batch.xs)[0], rj.bptt(network, segment=3).update(*window)
+        return rj.network.apply(network, params, state, batch.xs)[0], update_of(rj.bptt(network, segment=3))(*window)
 
     os, ((loss, grads), after) = jax.jit(ours)(params, state, batch)
     assert_close((os, loss, after, grads), (array(peer_os), array(peer_loss), unstacked(peer.s_T), peer.grads()), 1e-12)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import CELLS, assert_close, assert_same, make_batch, make_network, make_params, make_state
+from cases import CELLS, assert_close, assert_same, make_batch, make_network, make_params, make_state, update_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -24,7 +24,7 @@ seeds, flags = st.integers(0, 2**16), st.booleans()
 
 @functools.cache
 def jitted(algorithm, network, **options):
-    return jax.jit(algorithm(network, **options).update)
+    return jax.jit(update_of(algorithm(network, **options)))
 
 
 def problem(cell, depth=2, T=T, B=B, mask=True, reset=True, dtype=None, seed=0):
@@ -195,10 +195,10 @@ def test_jit_and_vmap(cell):
     problems = [problem(cell, seed=seed) for seed in range(3)]
     network, windows = problems[0][0], [window for _, window in problems]
     one_by_one = [jitted(rj.bptt, network)(*window) for window in windows]
-    eager, after = rj.bptt(network).update(*windows[0])
+    eager, after = update_of(rj.bptt(network))(*windows[0])
     assert_same(eager, one_by_one[0][0], TOLERANCE)
     assert_close(after, one_by_one[0][1], TOLERANCE)
-    at_once = jax.jit(jax.vmap(rj.bptt(network).update))(*jax.tree.map(lambda *leaves: jnp.stack(leaves), *windows))
+    at_once = jax.jit(jax.vmap(update_of(rj.bptt(network))))(*jax.tree.map(lambda *leaves: jnp.stack(leaves), *windows))
     for index, expected in enumerate(one_by_one):
         result, after = jax.tree.map(lambda a, i=index: a[i], at_once)
         assert_same(result, expected[0], TOLERANCE)

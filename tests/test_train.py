@@ -25,7 +25,7 @@ def _promotion():
 
 def fresh(network, optimiser, algorithm=None, batch_size=3, dtype="float32"):
     algorithm = algorithm or rj.bptt(network)
-    return algorithm, train.start(algorithm, optimiser, make_params(network, dtype), batch_size)
+    return algorithm, train.init_state(algorithm, optimiser, make_params(network, dtype), batch_size)
 
 
 def copy(tree):
@@ -43,13 +43,10 @@ def test_overfits_one_batch(cell):
     _, state = fresh(network, optimiser, algorithm)
     batch = make_batch(network, 8, 3)
     batch = batch._replace(xs=batch.xs.at[0].set(jnp.arange(3)))  # so that every target can be told
+    batch = batch._replace(reset=jnp.zeros((8, 3), bool).at[0].set(True))
     step = train.make_step(algorithm, optimiser, optax.clip_by_global_norm(1.0))
     *_, (state, metrics) = train.run(step, state, lambda index: batch, 600, every=100)
     assert metrics.loss < 0.02
-
-
-def algorithm_from_zero(network, params, batch, state):
-    return rj.value_and_grad(rj.bptt(network))(params, batch), state
 
 
 def test_the_same_seed_gives_bitwise_equal_runs():
@@ -173,7 +170,9 @@ def test_the_step_lowers_for_every_accelerator(cell):
     optimiser = optax.adam(0.01)
     algorithm, state = fresh(network, optimiser)
     step = train.make_step(algorithm, optimiser, optax.clip_by_global_norm(1.0))
-    exported = jax.export.export(step, platforms=["cpu", "cuda", "rocm", "tpu"])(state, make_batch(network, 20, 3))
+    exported = jax.export.export(jax.jit(step), platforms=["cpu", "cuda", "rocm", "tpu"])(
+        state, make_batch(network, 20, 3)
+    )
     assert exported.platforms == ("cpu", "cuda", "rocm", "tpu")
 
 

@@ -1,17 +1,19 @@
 """The reference: the gradient by ``jax.value_and_grad``, to which every hand-written one is compared."""
 
-import functools
 from typing import Any
 
 import jax
 
 from rnn_jax import network as net
+from rnn_jax import stack
 from rnn_jax.checks import check_network, check_update
-from rnn_jax.types import Algorithm, Array, Batch, Carry, Cell, Estimate, Loss, Network, Params, Units
+from rnn_jax.losses import total_weight, weighted_losses
+from rnn_jax.ops import affine
+from rnn_jax.types import Algorithm, Array, Batch, Carry, Cell, Estimate, Loss, Network, Params, State, Units
 
 
 def autodiff(network: Network) -> Algorithm:
-    """Back-propagation through time by JAX's own differentiation of ``network.loss``.  Exact.
+    """Back-propagation through time by JAX's own differentiation of the forward pass.  Exact.
 
     The state carried between windows is a constant of the next window, as in ``bptt``.
     This is the one file of the library in which autodiff appears.
@@ -23,9 +25,14 @@ def autodiff(network: Network) -> Algorithm:
 
     def update(params: Params, carry: Carry, batch: Batch) -> tuple[Carry, Estimate]:
         check_update(network, params, carry, batch)
-        loss_of = functools.partial(net.window_loss, network, state=carry.recurrent, batch=batch)
+
+        def loss_of(params: Params) -> tuple[Array, State]:
+            hs, recurrent = stack.forward(network, params, carry.recurrent, batch.xs, batch.mask, batch.reset)
+            os = affine(hs, params.V, params.c)
+            return weighted_losses(network.loss, os, batch.ys, batch.mask, batch.weight).sum(), recurrent
+
         (loss, recurrent), grads = jax.value_and_grad(loss_of, has_aux=True)(params)
-        return Carry(recurrent), Estimate(loss, grads, net.total_weight(batch))
+        return Carry(recurrent), Estimate(loss, grads, total_weight(batch))
 
     return Algorithm(init, update)
 

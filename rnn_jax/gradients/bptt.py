@@ -10,6 +10,7 @@ from jax import lax
 from rnn_jax import network as net
 from rnn_jax import ops, stack
 from rnn_jax.checks import check_int, check_network, check_update, require
+from rnn_jax.losses import total_weight, weighted_errors, weighted_losses
 from rnn_jax.precision import accumulation_dtype
 from rnn_jax.stack import Stack, Trajectories
 from rnn_jax.trajectory import hidden_states
@@ -95,7 +96,7 @@ def bptt(network: Network, segment: int | None = None, recompute: bool = False) 
         for pair in reversed(list(zip(groups, checkpoints, strict=True))):
             (end, trajectories, adjoints), _ = lax.scan(reverse, (end, trajectories, adjoints), pair, reverse=True)
         grads = jax.tree.map(lambda grad, leaf: grad.astype(leaf.dtype), adjoints.grads, params)
-        return Carry(state_T), Estimate(adjoints.losses.sum(), grads, net.total_weight(batch))
+        return Carry(state_T), Estimate(adjoints.losses.sum(), grads, total_weight(batch))
 
     return Algorithm(init, update)
 
@@ -122,8 +123,8 @@ def segment_adjoints(
     # Steps and batch on one axis, since XLA computes δo a second time otherwise.
     hs, targets = jax.tree.map(lambda a: a.reshape(n * B, *a.shape[2:]), rows)
     os = ops.affine(hs, params.V, params.c)
-    losses = net.weighted_losses(network, os, *targets).reshape(n, B).sum(axis=0)
-    delta_os = net.weighted_errors(network, os, *targets)
+    losses = weighted_losses(network.loss, os, *targets).reshape(n, B).sum(axis=0)
+    delta_os = weighted_errors(network.loss, os, *targets)
     delta_hs = (delta_os @ params.V.T).reshape(n, B, -1)
     gradients, delta_state = stack.reverse(layers, trajectories, start, window, delta_hs, after.delta_state)
     grads = Params(gradients, ops.sum_outer_products(hs, delta_os), ops.sum_rows(delta_os))
