@@ -36,11 +36,7 @@ def copy(tree):
 def test_overfits_one_batch(cell):
     network = make_network(cell, hidden=24)
     optimiser = optax.adam(0.02)
-    algorithm = rj.bptt(network)
-    algorithm = algorithm._replace(
-        update=lambda params, state, batch: algorithm_from_zero(network, params, batch, state)
-    )
-    _, state = fresh(network, optimiser, algorithm)
+    algorithm, state = fresh(network, optimiser)
     batch = make_batch(network, 8, 3)
     batch = batch._replace(xs=batch.xs.at[0].set(jnp.arange(3)))  # so that every target can be told
     batch = batch._replace(reset=jnp.zeros((8, 3), bool).at[0].set(True))
