@@ -108,32 +108,34 @@ def noisy():
     """An algorithm that carries a typed PRNG key beside the state of bptt."""
     base = rj.bptt(NETWORK)
 
-    def update(params, state, batch):
-        result, carried = base.update(params, state[0], batch)
-        return result, (carried, jax.random.split(state[1])[0])
+    def update(params, carry, batch):
+        after, estimate = base.update(params, carry._replace(shared=()), batch)
+        return after._replace(shared=jax.random.split(carry.shared)[0]), estimate
 
-    return base._replace(init=lambda params, B, key=None: (base.init(params, B), key), update=update)
+    return base._replace(init=lambda params, B, key=None: base.init(params, B)._replace(shared=key), update=update)
+
+
+def with_keys(state, keys):
+    return state._replace(carry=state.carry._replace(shared=keys))
 
 
 @pytest.mark.parametrize("implementation", ["threefry2x32", "rbg"])
 def test_keys_are_restored_bitwise(tmp_path, implementation):
-    """In the state of the optimiser and of the algorithm, one and several, and a run goes on from them as before."""
+    """In the state of the optimiser and in the carry, one and several, and a run goes on from them as before."""
     keys = jax.random.split(jax.random.key(7, impl=implementation), 3)
     optimiser = optax.chain(optax.add_noise(0.1, 0.5, keys[0]), ADAM)
-    state = start(optimiser, noisy())
-    state = state._replace(algorithm=(state.algorithm[0], keys))
+    state = with_keys(start(optimiser, noisy()), keys)
     checkpoint.save(tmp_path, state)
-    like = start(optimiser, noisy())
-    restored = checkpoint.restore(tmp_path, like._replace(algorithm=(like.algorithm[0], jnp.roll(keys, 1))))
+    restored = checkpoint.restore(tmp_path, with_keys(start(optimiser, noisy()), jnp.roll(keys, 1)))
     chex.assert_trees_all_equal(restored, state)
-    assert restored.algorithm[1].dtype == keys.dtype
+    assert restored.carry.shared.dtype == keys.dtype
 
 
 def test_a_key_of_another_kind_is_refused(tmp_path):
-    like = start(algorithm=noisy())
-    checkpoint.save(tmp_path, like._replace(algorithm=(like.algorithm[0], jax.random.key(7, impl="unsafe_rbg"))))
-    with pytest.raises(rj.InputError, match=r"state\.algorithm\[1\] \(key<"):
-        checkpoint.restore(tmp_path, like)
+    template = start(algorithm=noisy())
+    checkpoint.save(tmp_path, with_keys(template, jax.random.key(7, impl="unsafe_rbg")))
+    with pytest.raises(rj.InputError, match=r"state\.carry\.shared \(key<"):
+        checkpoint.restore(tmp_path, template)
 
 
 @pytest.mark.parametrize(
