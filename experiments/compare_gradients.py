@@ -47,7 +47,7 @@ FILES = r"summary\.json|(error_against_T|digits)\.png"
 
 @dataclass(frozen=True)
 class Config:
-    """Which cases to compare.  All flags but --precision and --seed are of the first part."""
+    """Which cases to compare.  The flags from --hidden to --lengths are of the first part."""
 
     parts: tuple[Literal["agreement", "digits"], ...] = ("agreement", "digits")
     """agreement: with autodiff; digits: with float64, where gates saturate and predictions are confident."""

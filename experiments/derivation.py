@@ -347,6 +347,11 @@ assert np.isclose(ce.value(jnp.zeros(4), jnp.asarray(2)), np.log(4))  # a unifor
 # What the network believed, less what was true. Each entry lies between −1 and 1, and they sum to zero: belief is only
 # moved from the wrong classes to the right one.
 #
+# A computer rounds $\hat y[y]$ to 1 where the prediction is right and confident, and then $\hat y[y] - 1$ has no digits
+# left. Since the entries sum to zero, that of the true class is also $-\sum_{k \neq y} \hat y_k$, a sum of small
+# positive numbers that keeps all its digits. The library computes this form, and the loss likewise as
+# $\log\big(1 + \sum_{k \neq y} e^{o_k - o[y]}\big)$; section 11 shows the difference.
+#
 # Another loss changes nothing but this line. For real-valued targets and $\ell(o) = \frac12 \sum_k (o_k - y_k)^2$ it
 # even looks alike:
 #
@@ -943,7 +948,14 @@ plt.show()
 # \end{aligned} \;} \tag{20} $$
 #
 # And $\mathrm dd = \sum_t \delta v_t$, as in (12). The direct path is $\delta h_{t-1} = \delta h_t\, z$: again a gate
-# and no $W$. In the library: [`rj.elman`](../rnn_jax/cells/elman.py), [`rj.lstm`](../rnn_jax/cells/lstm.py),
+# and no $W$.
+#
+# A unit that remembers has $f$ or $z$ close to 1, and $1 - \sigma(x)$ computed from $\sigma(x)$ has few digits left
+# there. So the library stores of each gate the smaller of $\sigma(x)$ and $1 - \sigma(x)$, with a sign that says which
+# one it is ([`gates`](../rnn_jax/cells/gates.py)). From this number it computes every $\sigma$ and $1 - \sigma$ of (19)
+# and (20), and it computes (D10) as $h_t = h_{t-1} + (1 - z)(n - h_{t-1})$: the same values, with all their digits.
+#
+# In the library: [`rj.elman`](../rnn_jax/cells/elman.py), [`rj.lstm`](../rnn_jax/cells/lstm.py),
 # [`rj.gru`](../rnn_jax/cells/gru.py). With symbols, one unit is enough, for the others are like it:
 
 
@@ -1238,6 +1250,48 @@ axes.set(xlabel="T (time steps)", ylabel=r"$\|g - g_{ref}\| \, / \, \|g_{ref}\|$
 axes.set_title("Rounding hardly piles up, and by hand it is what it is by machine")
 axes.legend(loc="center left", bbox_to_anchor=(0.0, 0.5))
 plt.show()
+
+# %% [markdown]
+# By hand is even better than by machine where a formula subtracts nearly equal numbers, since autodiff inherits the
+# subtraction. Sections 4 and 9 named two such places: a prediction that is right and confident, and a gate close to 1.
+# Below, a GRU in float32 is driven into each of them by raising one bias. Its gradient by `rj.bptt`, and that by
+# `jax.grad` of the usual formulas, (D6) and (D10) as they stand, are compared with float64.
+
+
+# %%
+def usual_step(s_prev, u, v):
+    (h_prev,), (u_r, u_z, u_n), (v_r, v_z, v_n) = s_prev, u, v
+    r, z = jax.nn.sigmoid(u_r + v_r), jax.nn.sigmoid(u_z + v_z)
+    n = jnp.tanh(u_n + r * v_n)
+    return ((1 - z) * n + z * h_prev,), ()
+
+
+def usual_loss(o, y):
+    return -jnp.take_along_axis(jax.nn.log_softmax(o), y[..., None], axis=-1)[..., 0]
+
+
+T, B, K, H = 40, 8, 20, 32
+network = rj.Network((rj.gru(),), inputs=K, hidden=H, outputs=K, loss=ce)
+usual = network._replace(cells=(rj.gru()._replace(step=usual_step),), loss=ce._replace(value=usual_loss))
+exact, by_hand, by_machine = (
+    jax.jit(rj.value_and_grad(algorithm)) for algorithm in (rj.autodiff(network), rj.bptt(network), rj.autodiff(usual))
+)
+batch = rj.Batch(jax.random.randint(jax.random.key(1), (T, B), 0, K), jnp.zeros((T, B), int))  # every target is class 0
+params = rj.init(network, jax.random.key(0), dtype=jnp.float32)
+layer, errors, rows = params.layers[0], [], []
+for name, raised in {
+    "nothing": params,
+    "12 to $b_z$: $z$ close to 1": params._replace(layers=(layer._replace(b=layer.b.at[H : 2 * H].add(12)),)),
+    "20 to $c_0$: class 0 almost certain": params._replace(c=params.c.at[0].add(20)),
+}.items():
+    loss, reference = exact(jax.tree.map(lambda leaf: leaf.astype(jnp.float64), raised), batch)
+    comparisons = [rj.compare(gradient_of(raised, batch)[1], reference) for gradient_of in (by_hand, by_machine)]
+    errors.append([max(difference.norm for difference in leaves.values()) for leaves in comparisons])
+    rows.append([name, short(loss / (T * B)), *map(short, errors[-1])])
+table(["added", "mean loss", "rj.bptt, worst parameter", "jax.grad of the usual formulas"], *rows)
+hand, machine = zip(*errors, strict=True)
+assert max(hand) < 1e-5  # everywhere
+assert machine[0] < 1e-5 and machine[1] > 1e-3 and machine[2] > 0.5  # at first as good, then no longer
 
 # %% [markdown]
 # ## 12. It learns: Shakespeare
