@@ -836,10 +836,10 @@ network, params, batch = as_library(theta, x, y)
 zero = rj.network.initial_state(network, params, 1)
 windows = jax.tree.map(lambda a: a.reshape(T // k, k, 1), batch)
 update = jax.jit(rj.bptt(network).update)
-state, over_windows = zero, jax.tree.map(jnp.zeros_like, params)
+carry, over_windows = rj.Carry(zero), jax.tree.map(jnp.zeros_like, params)
 for start in range(T // k):
-    (_, share), state = update(params, state, jax.tree.map(lambda a, at=start: a[at], windows))
-    over_windows = jax.tree.map(jnp.add, over_windows, share)
+    carry, estimate = update(params, carry, jax.tree.map(lambda a, at=start: a[at], windows))
+    over_windows = jax.tree.map(jnp.add, over_windows, estimate.grads)
 
 
 @jax.jit
@@ -1084,7 +1084,7 @@ def one_product():
 
 
 assert off(one_product(), step_by_step()) < 1e-5  # in float32
-assert off(rj.recurrence.outer_sum(jnp.asarray(states), jnp.asarray(errors)), step_by_step()) < 1e-5
+assert off(rj.ops.sum_outer_products(jnp.asarray(states), jnp.asarray(errors)), step_by_step()) < 1e-5
 fastest = []
 for function in (step_by_step, one_product):
     function()
@@ -1408,7 +1408,7 @@ LIVES = {
     "(D8)": rj.Cell,
     "(D9), (19)": rj.lstm,
     "(D10), (20)": rj.gru,
-    "(21)": rj.recurrence.outer_sum,
+    "(21)": rj.ops.sum_outer_products,
 }
 table(
     ["equation", "function", "file"],

@@ -1,6 +1,6 @@
 """How a loss assigns credit back through time: gradients of recurrent networks, written by hand and proven exact."""
 
-from rnn_jax import data, diagnostics, gradients, network, recurrence, testing, train
+from rnn_jax import data, diagnostics, gradients, network, ops, recurrence, testing, train
 from rnn_jax.cells import *  # noqa: F403
 from rnn_jax.cells import __all__ as _cells
 from rnn_jax.checks import InputError
@@ -53,6 +53,7 @@ __all__ = [
     "initial_state",
     "loss",
     "network",
+    "ops",
     "recurrence",
     "sample",
     "softmax_cross_entropy",

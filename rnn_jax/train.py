@@ -92,8 +92,8 @@ def init_state(
     places = [getattr(leaf, "sharding", None) for leaf in jax.tree.leaves(carry)]
     mesh = next((place.mesh for place in places if isinstance(place, NamedSharding)), None)
     state: TrainState = jax.tree.map(
-        jnp.copy,
-        TrainState(params, transformation.init(params), carry, jnp.zeros((), jnp.int32), jnp.ones((), bool)),
+        _copy,
+        TrainState(params, _init(transformation, params), carry, jnp.zeros((), jnp.int32), jnp.ones((), bool)),
     )
     if mesh is not None:  # the rest goes where the algorithm has put its state: whole, on each of its devices
         params, opt_state, _, step, finite = jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
@@ -136,17 +136,20 @@ def make_step(algorithm: Algorithm, optimiser: Optimiser, clip: optax.GradientTr
             return means, carry, estimate.weight
 
         (loss, grads), carry, weight = mean(state.params)
-        fresh = jax.eval_shape(transformation.init, state.params)
+        fresh = jax.eval_shape(partial(_init, transformation), state.params)
         fits = _form(state.optimiser) == _form(fresh)
         require(fits, "state.optimiser", describe(state.optimiser), "of this optimiser, for these parameters")
         clipped = grads if clip is None else clip.update(grads, clip.init(state.params), state.params)[0]
-        extra = {"value": loss, "grad": grads, "value_fn": _value_fn(lambda params: mean(params)[0])}
+        extra = {"value": loss, "grad": grads, "value_fn": _value_fn(lambda params: mean(params)[0], state.params)}
         try:
             taken = {name: extra[name] for name in extra if _takes(transformation.update, name)}
             updates, optimiser_state = transformation.update(clipped, state.optimiser, state.params, **taken)
         except Exception as error:
             reason = Description(f"one whose update fails ({type(error).__name__}: {error})")
             require(False, "optimiser", reason, "one that works on mean gradients alone")
+        for name, new, old in (("updates", updates, state.params), ("a state", optimiser_state, state.optimiser)):
+            reason = Description(f"one whose update gives {name} of another form")
+            require(_shapes(new) == _shapes(old), "optimiser", reason, "one that works on mean gradients alone")
         changed = jnp.array(
             [(a != b).any() for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(clipped), strict=True)]
         )
@@ -214,8 +217,8 @@ def run(
             except BaseException as error:
                 stopped = error
             done += len(reported)
-            if reported:
-                finite, mean = bool(state.finite), _average(reported)
+            if reported and (finite := bool(state.finite)):
+                mean = _average(reported)
         if reported and not finite:
             raise NonFiniteError(state)
         if reported:
@@ -286,8 +289,8 @@ def _largest_and_norm(tree: Any) -> tuple[Array, Array]:
     return largest, jnp.sqrt(jnp.stack([jnp.square(leaf / scale).sum() for leaf in leaves]).sum())
 
 
-def _value_fn(mean: Callable[[Params], tuple[Array, Params]]) -> Callable[[Params], Array]:
-    """The mean loss as a function whose derivative is the algorithm's own gradient."""
+def _value_fn(mean: Callable[[Params], tuple[Array, Params]], like: Params) -> Callable[[Params], Array]:
+    """The mean loss as a function whose derivative is the algorithm's own gradient, whatever float a search widens to."""
 
     @jax.custom_vjp
     def value(params: Params) -> Array:
@@ -297,7 +300,7 @@ def _value_fn(mean: Callable[[Params], tuple[Array, Params]]) -> Callable[[Param
         return (jax.tree.map(lambda g: g * delta.astype(g.dtype), grads),)
 
     value.defvjp(mean, reverse)
-    return value
+    return lambda params: value(jax.tree.map(lambda a, p: jnp.asarray(a, p.dtype), params, like))
 
 
 @partial(jax.jit, static_argnums=0)
@@ -327,6 +330,20 @@ def _check_method(algorithm: Algorithm, optimiser: Any) -> optax.GradientTransfo
     return optax.with_extra_args_support(optimiser)
 
 
+def _copy(leaf: Any) -> Array:
+    """With a dtype as strong as a step leaves it, so that the second step is not compiled anew."""
+    copied = jnp.copy(leaf)
+    return copied.astype(copied.dtype)
+
+
+def _init(transformation: optax.GradientTransformation, params: Params) -> optax.OptState:
+    try:
+        return transformation.init(params)
+    except Exception as error:
+        reason = Description(f"one whose init fails ({type(error).__name__}: {error})")
+        require(False, "optimiser", reason, "one for parameters like these")
+
+
 def _takes(function: Callable[..., Any], name: str) -> bool:
     """Whether the function has a keyword argument of this name, or takes any."""
     parameters = inspect.signature(function).parameters
@@ -342,6 +359,10 @@ def _check_state(state: Any) -> None:
 def _form(tree: Any) -> tuple[Any, ...]:
     """Structure, shapes and dtypes, whatever the numbers."""
     return jax.tree.structure(tree), *((leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(tree))
+
+
+def _shapes(tree: Any) -> tuple[Any, ...]:
+    return jax.tree.structure(tree), *map(jnp.shape, jax.tree.leaves(tree))
 
 
 def _divide(a: Array, divisor: Array) -> Array:
