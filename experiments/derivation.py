@@ -1012,17 +1012,17 @@ print("(18), (19) and (20) are identities in all symbols of one unit")
 def adjoint_against_vjp(cell):
     """How far a cell's own adjoint is from JAX's transpose of its step, on random numbers: (17)."""
     rng = np.random.default_rng(0)
-    s_prev, delta_s, u, v = (
+    s_prev, delta_s, *inputs = (  # z = u + v; or u and v, for a cell that needs them apart
         tuple(jnp.asarray(rng.normal(size=(3, 4))) for _ in names)
-        for names in (cell.states, cell.states, cell.gates, cell.gates)
+        for names in (cell.states, cell.states, *[cell.gates] * (2 if cell.separate else 1))
     )
 
     @jax.jit
-    def both(s_prev, delta_s, u, v):
-        s, transpose, residual = jax.vjp(cell.step, s_prev, u, v, has_aux=True)
+    def both(s_prev, delta_s, *inputs):
+        s, transpose, residual = jax.vjp(cell.step, s_prev, *inputs, has_aux=True)
         return cell.adjoint(s_prev, s, residual, delta_s), transpose(delta_s)
 
-    by_hand, by_machine = both(s_prev, delta_s, u, v)
+    by_hand, by_machine = both(s_prev, delta_s, *inputs)
     return off(ravel_pytree(by_hand)[0], ravel_pytree(by_machine)[0])
 
 
@@ -1313,7 +1313,7 @@ def train(cell):
     network = rj.Network((cell,), inputs=K, hidden=H, outputs=K, loss=rj.softmax_cross_entropy())
     untrained = rj.init(network, jax.random.key(0))
     algorithm, optimiser = rj.bptt(network), optax.adam(optax.cosine_decay_schedule(2e-2, steps, alpha=0.05))
-    start = rj.train.start(algorithm, optimiser, jax.tree.map(jnp.copy, untrained), B)  # a step reuses its memory
+    start = rj.train.init_state(algorithm, optimiser, untrained, B)
     step = rj.train.make_step(algorithm, optimiser, clip=optax.clip_by_global_norm(1.0))
     curve = []
     for state, metrics in rj.train.run(step, start, lambda i: rj.data.window(corpus.train, T, B, i), steps, every=20):

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 import rnn_jax as rj
 from rnn_jax.diagnostics import worst
-from rnn_jax.precision import wide
+from rnn_jax.precision import accumulation_dtype
 from rnn_jax.types import Array, Step, Units
 
 H, T, B, K = 32, 40, 8, 20
@@ -32,16 +32,16 @@ def usual_gru(s_prev: Units, u: Units, v: Units) -> tuple[Units, Units]:
     return ((1 - z) * n + z * h_prev,), ()
 
 
-def usual_lstm(s_prev: Units, u: Units, v: Units) -> tuple[Units, Units]:
+def usual_lstm(s_prev: Units, z: Units) -> tuple[Units, Units]:
     """The step of an LSTM as it is usually written."""
-    (_, c_prev), (z_i, z_f, z_g, z_o) = s_prev, (a + b for a, b in zip(u, v, strict=True))
+    (_, c_prev), (z_i, z_f, z_g, z_o) = s_prev, z
     c = sigmoid(z_f) * c_prev + sigmoid(z_i) * jnp.tanh(z_g)
     return (sigmoid(z_o) * jnp.tanh(c), c), ()
 
 
 def usual_cross_entropy(o: Array, y: Array) -> Array:
     """−log ŷ_y as it is usually written, in float32 at least."""
-    log_y_hat = log_softmax(o.astype(wide(o.dtype)))
+    log_y_hat = log_softmax(o.astype(accumulation_dtype(o.dtype)))
     return -jnp.take_along_axis(log_y_hat, y[..., None], axis=-1)[..., 0]
 
 

@@ -59,6 +59,11 @@ def check_number(value: Any, argument: str, low: float, high: float, wanted: str
     require(_is_number(value) and low <= value <= high, argument, value, wanted)
 
 
+def check_bool(value: Any, argument: str) -> None:
+    """Refuse anything but True or False."""
+    require(isinstance(value, bool), argument, value, "True or False")
+
+
 def check_option(value: Any, argument: str, options: Sequence[str]) -> None:
     """Refuse anything but one of these words."""
     require(isinstance(value, str) and value in options, argument, value, f"one of {', '.join(options)}")

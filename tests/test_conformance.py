@@ -184,7 +184,7 @@ WRONG_LOSSES = {
     "log Σ exp": ("(m + jnp.log1p(jnp.exp(d - m).sum(axis=-1, keepdims=True) + jnp.expm1(-m)))",
         "(m + jnp.log(jnp.exp(d - m).sum(axis=-1, keepdims=True) + jnp.exp(-m)))"),
     "error lacks the target": ("jnp.where(target, -others.sum(axis=-1, keepdims=True), others)", "others"),
-    "short sums": ("o, y = o.astype(wide(o.dtype)), indices(y)", "y = indices(y)"),
+    "short sums": ("o, y = o.astype(accumulation_dtype(o.dtype)), as_index(y)", "y = as_index(y)"),
     "error × 1.001": ("one_or_nan[..., None] * error", "1.001 * one_or_nan[..., None] * error"),
 }  # fmt: skip
 

@@ -80,7 +80,7 @@ def test_lanes_with_a_warm_up_measure_what_one_lane_does():
     stream = ((np.arange(20_000) % 7 == 0) ^ flips).astype(np.int32)
     network = rj.Network((rj.gru(),), 2, 8, 2, rj.softmax_cross_entropy())
     algorithm, optimiser = rj.bptt(network), optax.adam(0.02)
-    state = train.start(algorithm, optimiser, rj.init(network, jax.random.key(0)), 16)
+    state = train.init_state(algorithm, optimiser, rj.init(network, jax.random.key(0)), 16)
     step = train.make_step(algorithm, optimiser)
     with jax.numpy_dtype_promotion("standard"):  # for optax
         *_, (state, _) = train.run(step, state, lambda i: data.window(stream, 20, 16, i), 200)

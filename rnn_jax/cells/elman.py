@@ -2,12 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 
-from rnn_jax.checks import check_number, check_option
-from rnn_jax.types import Array, Cell, Units
+from rnn_jax.cells import gates
+from rnn_jax.checks import check_bool, check_number, check_option
+from rnn_jax.types import Array, Cell, Parameter, Units
 
 ACTIVATIONS: dict[str, tuple[Callable[[Array], Array], Callable[[Array], Array]]] = {
     "tanh": (jnp.tanh, lambda a: (1 - a) * (1 + a)),
@@ -17,7 +19,11 @@ ACTIVATIONS: dict[str, tuple[Callable[[Array], Array], Callable[[Array], Array]]
 """φ(z), and φ'(z) written in terms of a = φ(z)."""
 
 
-def elman(activation: str = "tanh", leak: float = 1.0) -> Cell:
+LEAK = Parameter("leak", -3.0, 0.0)
+"""A learned leak is σ of this: time constants of 2 to 21 steps, to begin with."""
+
+
+def elman(activation: str = "tanh", leak: float | Literal["learned"] = 1.0, diagonal: bool = False) -> Cell:
     """The Elman cell, G = S = 1.
 
     Step, derivation (D3), with leak α::
@@ -28,27 +34,51 @@ def elman(activation: str = "tanh", leak: float = 1.0) -> Cell:
 
     Adjoint, derivation (18), with φ' written in terms of a_t (tanh: 1 − a², relu: 1 where a > 0, identity: 1)::
 
-        δz_t     = α δh_t φ'(z_t)          δu_t = δv_t = δz_t
+        δz_t     = α δh_t φ'(a_t)
         δh_{t−1} = (1 − α) δh_t            (and δv_t Wᵀ, added by the recurrence)
 
-    With α = 1, a_t is h_t itself, so the adjoint needs nothing but the hidden states.
+    With α = 1, a_t is h_t itself, so the adjoint needs nothing but the hidden states.  A learned leak is one parameter
+    p a unit, α = σ(p), stored signed (``cells/gates.py``)::
+
+        δp = δh_t (a_t − h_{t−1}) α (1 − α)
 
     Args:
       activation: φ; at the kink of relu the derivative is taken as 0.
-      leak: α in (0, 1]; 1 is the plain cell.
+      leak: α in (0, 1]; 1 is the plain cell; "learned": a time constant of its own for each unit.
+      diagonal: each unit reads only its own past, v = w ⊙ h_{t−1}; with relu this is ``indrnn``.
 
     Raises:
-      InputError: an unknown activation or a leak outside (0, 1].
+      InputError: an unknown activation, a leak outside (0, 1], or a ``diagonal`` that is no bool.
 
     Source: Elman, *Finding structure in time*, Cognitive Science 14 (1990); the leaky form is Jaeger et al.,
-    *Optimization and applications of echo state networks with leaky-integrator neurons*, Neural Networks 20 (2007).
+    *Optimization and applications of echo state networks with leaky-integrator neurons*, Neural Networks 20 (2007);
+    time constants per unit are Mozer, *Induction of multiscale temporal structure*, NIPS (1992).
     """
     check_option(activation, "activation", tuple(ACTIVATIONS))
-    check_number(leak, "leak", 1e-12, 1, "a number in (0, 1]")
-    leak = float(leak)
-    name = f"elman-{activation}" + (f"-leak{leak:g}" if leak < 1 else "")
-    step, adjoint = Step(activation, leak), Adjoint(activation, leak)
-    return Cell(name, states=("h",), gates=("z",), step=step, adjoint=adjoint, bias=(0.0,))
+    check_bool(diagonal, "diagonal")
+    learned = isinstance(leak, str) and leak == "learned"
+    if not learned:
+        check_number(leak, "leak", 1e-12, 1, 'a number in (0, 1], or "learned"')
+    alpha = 1.0 if learned else float(leak)
+    name = f"elman-{activation}" + ("-leak" if learned else f"-leak{alpha:g}" if alpha < 1 else "")
+    return Cell(
+        name + ("-diagonal" if diagonal else ""),
+        states=("h",),
+        gates=("z",),
+        step=LearnedLeakStep(activation) if learned else Step(activation, alpha),
+        adjoint=LearnedLeakAdjoint(activation) if learned else Adjoint(activation, alpha),
+        bias=(0.0,),
+        parameters=(LEAK,) if learned else (),
+        recurrence="diagonal" if diagonal else "dense",
+    )
+
+
+def indrnn() -> Cell:
+    """The independently recurrent network: ``elman("relu", diagonal=True)``.
+
+    Source: Li et al., *Independently recurrent neural network (IndRNN)*, CVPR (2018).
+    """
+    return elman("relu", diagonal=True)
 
 
 @dataclass(frozen=True)
@@ -77,3 +107,31 @@ class Adjoint:
         _, slope = ACTIVATIONS[self.activation]
         delta_z = (self.leak * delta_h * slope(a),)
         return ((1 - self.leak) * delta_h if self.leak < 1 else jnp.zeros_like(delta_h),), delta_z
+
+
+@dataclass(frozen=True)
+class LearnedLeakStep:
+    """One step with the leak σ(p); the residual is a_t and the leak, signed."""
+
+    activation: str
+
+    def __call__(self, s_prev: Units, z: Units, p: Array) -> tuple[Units, Units]:
+        (h_prev,) = s_prev
+        phi, _ = ACTIVATIONS[self.activation]
+        a, w = phi(*z), gates.gate(p)
+        return (h_prev + gates.sigma(w) * (a - h_prev),), (a, w)
+
+
+@dataclass(frozen=True)
+class LearnedLeakAdjoint:
+    """The transpose of that step's Jacobian, times ``delta_s``."""
+
+    activation: str
+
+    def __call__(
+        self, s_prev: Units, s: Units, residual: Units, delta_s: Units, p: Array
+    ) -> tuple[Units, Units, Array]:
+        (h_prev,), (a, w), (delta_h,) = s_prev, residual, delta_s
+        _, slope = ACTIVATIONS[self.activation]
+        delta_z = (gates.sigma(w) * delta_h * slope(a),)
+        return (gates.complement(w) * delta_h,), delta_z, delta_h * (a - h_prev) * gates.slope(w)

@@ -3,10 +3,11 @@
 import jax.numpy as jnp
 
 from rnn_jax.cells.gates import complement, gate, sigma, slope
+from rnn_jax.checks import check_bool
 from rnn_jax.types import Cell, Units
 
 
-def gru() -> Cell:
+def gru(diagonal: bool = False) -> Cell:
     """The GRU cell whose reset gate acts after the recurrent product, G = 3 (r, z, n), S = 1.
 
     Step, derivation (D10), where v_t = h_{t−1} W + d carries a bias of its own::
@@ -27,11 +28,18 @@ def gru() -> Cell:
     This is the one cell here whose δu and δv differ, in their candidate block.  The blocks of U, W, b and d stand in
     the order r, z, n, and b and d are ``bias_ih`` and ``bias_hh`` of ``torch.nn.GRU`` and cuDNN.
 
+    Args:
+      diagonal: each unit reads only its own past, v = w ⊙ h_{t−1} + d for each gate.
+
+    Raises:
+      InputError: a ``diagonal`` that is no bool.
+
     Source: Cho et al., *Learning phrase representations using RNN encoder–decoder*, EMNLP (2014), where the
     reset gate acts before the product; after it is the form of cuDNN and of every library that follows it.
     """
+    check_bool(diagonal, "diagonal")
     return Cell(
-        "gru",
+        "gru-diagonal" if diagonal else "gru",
         states=("h",),
         gates=("r", "z", "n"),
         step=step,
@@ -39,6 +47,7 @@ def gru() -> Cell:
         bias=(0.0,) * 3,
         recurrent_bias=True,
         separate=True,
+        recurrence="diagonal" if diagonal else "dense",
     )
 
 

@@ -5,11 +5,13 @@ import math
 import jax.numpy as jnp
 
 from rnn_jax.cells.gates import gate, sigma, slope
-from rnn_jax.checks import check_number
-from rnn_jax.types import Cell, Units
+from rnn_jax.checks import check_bool, check_number
+from rnn_jax.types import Array, Cell, Parameter, Units
+
+PEEPHOLES = tuple(Parameter(f"p_{gate}", -0.1, 0.1) for gate in "ifo")
 
 
-def lstm(forget_bias: float = 1.0) -> Cell:
+def lstm(forget_bias: float = 1.0, peepholes: bool = False, diagonal: bool = False) -> Cell:
     """The LSTM cell with a forget gate, G = 4 (i, f, g, o), S = 2 (h, c).
 
     Step, derivation (D9), with z = u_t + v_t::
@@ -29,18 +31,37 @@ def lstm(forget_bias: float = 1.0) -> Cell:
     tanh(c_t) is computed again from c_t, and nothing is found by division: the adjoint is accurate for every
     pre-activation.  The blocks of U, W and b stand in the order i, f, g, o of ``torch.nn.LSTM`` and cuDNN.
 
+    With peepholes, the gates see the cell value through one weight a unit each, p_i, p_f and p_o::
+
+        i = σ(z_i + p_i c_{t−1})   f = σ(z_f + p_f c_{t−1})   o = σ(z_o + p_o c_t)
+        δc_t += δz_o p_o           δc_{t−1} += δz_i p_i + δz_f p_f
+        δp_i  = δz_i c_{t−1}       δp_f = δz_f c_{t−1}       δp_o = δz_o c_t
+
     Args:
       forget_bias: initial value of b_f; 1 lets a new cell remember.
+      peepholes: let the gates see the cell value.
+      diagonal: each unit reads only its own past, v = w ⊙ h_{t−1} for each gate.
 
     Raises:
-      InputError: a forget bias that is not a finite number.
+      InputError: a forget bias that is not a finite number, or an option that is no bool.
 
     Source: Hochreiter & Schmidhuber, *Long short-term memory*, Neural Computation 9 (1997); the forget gate is Gers,
-    Schmidhuber & Cummins, *Learning to forget*, Neural Computation 12 (2000).
+    Schmidhuber & Cummins, *Learning to forget*, Neural Computation 12 (2000); peepholes are Gers & Schmidhuber,
+    *Recurrent nets that time and count*, IJCNN (2000).
     """
     check_number(forget_bias, "forget_bias", -math.inf, math.inf, "a finite number")
-    bias = (0.0, float(forget_bias), 0.0, 0.0)
-    return Cell("lstm", states=("h", "c"), gates=("i", "f", "g", "o"), step=step, adjoint=adjoint, bias=bias)
+    check_bool(peepholes, "peepholes")
+    check_bool(diagonal, "diagonal")
+    return Cell(
+        "lstm" + ("-peepholes" if peepholes else "") + ("-diagonal" if diagonal else ""),
+        states=("h", "c"),
+        gates=("i", "f", "g", "o"),
+        step=peephole_step if peepholes else step,
+        adjoint=peephole_adjoint if peepholes else adjoint,
+        bias=(0.0, float(forget_bias), 0.0, 0.0),
+        parameters=PEEPHOLES if peepholes else (),
+        recurrence="diagonal" if diagonal else "dense",
+    )
 
 
 def step(s_prev: Units, z: Units) -> tuple[Units, Units]:
@@ -63,3 +84,24 @@ def adjoint(s_prev: Units, s: Units, residual: Units, delta_s: Units) -> tuple[U
         delta_h * tanh_c * slope(o),
     )
     return (jnp.zeros_like(delta_h), delta_c * sigma(f)), delta_z
+
+
+def peephole_step(s_prev: Units, z: Units, p_i: Array, p_f: Array, p_o: Array) -> tuple[Units, Units]:
+    """One step with peepholes; the residual is that of ``step``."""
+    (_, c_prev), (z_i, z_f, z_g, z_o) = s_prev, z
+    i, f, g = gate(z_i + p_i * c_prev), gate(z_f + p_f * c_prev), jnp.tanh(z_g)
+    c = sigma(f) * c_prev + sigma(i) * g
+    o = gate(z_o + p_o * c)
+    return (sigma(o) * jnp.tanh(c), c), (i, f, g, o)
+
+
+def peephole_adjoint(
+    s_prev: Units, s: Units, residual: Units, delta_s: Units, p_i: Array, p_f: Array, p_o: Array
+) -> tuple[Units, Units, Array, Array, Array]:
+    """The transpose of that step's Jacobian, times ``delta_s``."""
+    (_, c_prev), (_, c), (delta_h, delta_c) = s_prev, s, delta_s
+    delta_c = delta_c + delta_h * jnp.tanh(c) * slope(residual[3]) * p_o
+    (delta_h_prev, delta_c_prev), delta_z = adjoint(s_prev, s, residual, (delta_h, delta_c))
+    delta_i, delta_f, _, delta_o = delta_z
+    delta_c_prev = delta_c_prev + delta_i * p_i + delta_f * p_f
+    return (delta_h_prev, delta_c_prev), delta_z, delta_i * c_prev, delta_f * c_prev, delta_o * c

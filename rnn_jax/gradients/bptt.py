@@ -9,7 +9,7 @@ from jax import lax
 
 from rnn_jax import network as net
 from rnn_jax import ops, stack
-from rnn_jax.checks import check_int, check_network, check_update, require
+from rnn_jax.checks import check_bool, check_int, check_network, check_update
 from rnn_jax.losses import total_weight, weighted_errors, weighted_losses
 from rnn_jax.precision import accumulation_dtype
 from rnn_jax.stack import Stack, Trajectories
@@ -58,7 +58,7 @@ def bptt(network: Network, segment: int | None = None, recompute: bool = False) 
     check_network(network)
     if segment is not None:
         check_int(segment, "segment")
-    require(isinstance(recompute, bool), "recompute", recompute, "True or False")
+    check_bool(recompute, "recompute")
 
     def init(params: Params, batch_size: int, key: Array | None = None) -> Carry:
         return Carry(net.initial_state(network, params, batch_size))
