@@ -290,7 +290,7 @@ def _largest_and_norm(tree: Any) -> tuple[Array, Array]:
 
 
 def _value_fn(mean: Callable[[Params], tuple[Array, Params]], like: Params) -> Callable[[Params], Array]:
-    """The mean loss as a function whose derivative is the algorithm's own gradient, whatever float a search widens to."""
+    """The mean loss as a function whose derivative is the algorithm's own gradient; a search may widen its argument."""
 
     @jax.custom_vjp
     def value(params: Params) -> Array:
@@ -333,7 +333,7 @@ def _check_method(algorithm: Algorithm, optimiser: Any) -> optax.GradientTransfo
 def _copy(leaf: Any) -> Array:
     """With a dtype as strong as a step leaves it, so that the second step is not compiled anew."""
     copied = jnp.copy(leaf)
-    return copied.astype(copied.dtype)
+    return copied.astype(copied.dtype) if getattr(copied, "weak_type", False) else copied
 
 
 def _init(transformation: optax.GradientTransformation, params: Params) -> optax.OptState:
