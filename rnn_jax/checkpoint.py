@@ -36,7 +36,7 @@ def save(folder: str | Path, state: TrainState) -> None:
             with _manager(folder, writes=True) as manager:
                 newest = manager.latest_step()
                 number = 0 if newest is None else newest + 1
-                manager.save(number, args=ocp.args.StandardSave(_by_name(state)), force=True)
+                manager.save(number, args=ocp.args.StandardSave(_written(_by_name(state))), force=True)
             whole = True
         except Exception as error:  # what a full disk raises depends on the thread that meets it first
             refusal = _refusal(folder, "written", error)
@@ -75,10 +75,11 @@ def _restore(folder: str | Path, template: TrainState) -> TrainState:
     with _manager(folder) as manager:
         newest = manager.latest_step()
         require(newest is not None, "folder", str(folder), "a folder with a finished checkpoint")
-        wanted = {
+        named = {
             name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=getattr(leaf, "sharding", None))
             for name, leaf in _by_name(template).items()
         }
+        wanted = _written(named)
         saved = dict(manager.item_metadata(newest))
         for name in sorted(wanted.keys() | saved.keys()):
             here, there = (
@@ -87,9 +88,11 @@ def _restore(folder: str | Path, template: TrainState) -> TrainState:
             )
             require(here == there, f"state{name} in {folder}", there, f"{here}, as in this run")
         restored = manager.restore(newest, args=ocp.args.StandardRestore(wanted))
+    for name in named.keys() - wanted.keys():
+        restored[name] = jax.numpy.zeros(named[name].shape, named[name].dtype, device=named[name].sharding)
     leaves = [
         jax.random.wrap_key_data(restored[name], impl=jax.random.key_impl(leaf)) if _is_key(leaf) else restored[name]
-        for name, leaf in zip(wanted, jax.tree.leaves(template), strict=True)
+        for name, leaf in zip(named, jax.tree.leaves(template), strict=True)
     ]
     return cast(TrainState, jax.tree.unflatten(jax.tree.structure(template), leaves))
 
@@ -112,6 +115,11 @@ def _by_name(state: TrainState) -> dict[str, Any]:
         )
         for path, leaf in jax.tree.leaves_with_path(state)
     }
+
+
+def _written(named: dict[str, Any]) -> dict[str, Any]:
+    """All but the arrays without numbers, which orbax refuses."""
+    return {name: leaf for name, leaf in named.items() if leaf.size}
 
 
 def _is_key(leaf: Any) -> bool:

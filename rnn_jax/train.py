@@ -290,7 +290,7 @@ def _largest_and_norm(tree: Any) -> tuple[Array, Array]:
 
 
 def _value_fn(mean: Callable[[Params], tuple[Array, Params]], like: Params) -> Callable[[Params], Array]:
-    """The mean loss as a function whose derivative is the algorithm's own gradient, in any float it is asked for."""
+    """The mean loss as a function whose derivative is the algorithm's own gradient; a search may widen its argument."""
 
     @jax.custom_vjp
     def value(params: Params) -> Array:
