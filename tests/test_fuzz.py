@@ -66,6 +66,7 @@ VALID = re.compile(
     r"""
     .*\.name\ (word|no\ word) | encode:\ argument\ (word|no\ word) | encode:\ text\ no\ word
   | .*(states|gates)\[\d\]\ (word|no\ word) | .*network.*(states|gates|bias|cells)\ (short|long)
+  | .*(parameters|\.p)\ (short|long)
   | .*bias\[\d\]\ (huge|zero|three|minus|fraction|float64) | lstm:.*\ (huge|zero|three|minus|fraction|float64)
   | elman:\ leak\ float64 | sample:\ temperature\ (huge|zero|three|fraction|float64) | init:\ dtype\ float64
   | .*(mask|reset|weight|key|clip|segment|s0)\ nothing | .*(integer_targets|recurrent_bias|separate|recompute)\ true
