@@ -108,3 +108,25 @@ def test_devices_are_refused(devices):
 def test_one_device_is_the_algorithm_itself():
     algorithm = rj.bptt(make_network(rj.elman()))
     assert rj.data_parallel(algorithm, jax.devices()[:1]) is algorithm
+
+
+def test_a_loop_of_the_users_own_ends():
+    """It waits for nothing; without the step's own wait, XLA's sum over CPU devices deadlocks or is aborted."""
+    printed = with_devices(
+        2,
+        """
+import optax
+import rnn_jax as rj
+from cases import make_batch, make_network, make_params
+from rnn_jax import train
+jax.config.update("jax_numpy_dtype_promotion", "standard")
+network = make_network(rj.elman(), inputs=30, hidden=64, outputs=30)
+algorithm, optimiser = rj.data_parallel(rj.bptt(network), jax.devices()), optax.adam(1e-3)
+step, batch = train.make_step(algorithm, optimiser), make_batch(network, 20, 8)
+state = train.init_state(algorithm, optimiser, make_params(network), 8)
+for _ in range(300):
+    state, metrics = step(state, batch)
+print(int(state.step), bool(state.finite))
+""",
+    )
+    assert printed.split() == ["300", "True"]
