@@ -167,7 +167,10 @@ PARTS: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda part: isinstance(part, tuple) and all(map(_is_parameter, part)),
         "a tuple of Parameter, each with a name and low ≤ high",
     ),
-    "recurrence": (lambda part: part in get_args(Recurrence), f"one of {', '.join(get_args(Recurrence))}"),
+    "recurrence": (
+        lambda part: _is_name(part) and part in get_args(Recurrence),
+        f"one of {', '.join(get_args(Recurrence))}",
+    ),
     "claim": (lambda part: isinstance(part, Claim), "an Exact, an Unbiased or a Biased"),
 }
 """What the parts of cells, losses, algorithms and optimisers may be, by their names."""
@@ -321,8 +324,12 @@ def check_weights(mask: Any, weight: Any, axes: tuple[int, ...], within: str = "
 
 
 def check_update(network: Network, params: Any, carry: Any, batch: Any) -> None:
-    """Refuse what an algorithm's update is given, where it does not fit the network or each other."""
+    """Refuse what the update of an algorithm without a memory is given, where it does not fit the network."""
     require(isinstance(carry, Carry), "carry", describe(carry), "a Carry, as from the algorithm's init")
+    for name in ("memory", "shared"):
+        part = getattr(carry, name)
+        nothing = isinstance(part, tuple) and len(part) == 0
+        require(nothing, f"carry.{name}", describe(part), "(), as this algorithm carries the recurrent state alone")
     check_window(network, params, carry.recurrent, batch, "carry.recurrent")
 
 

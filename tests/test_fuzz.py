@@ -66,10 +66,11 @@ VALID = re.compile(
     r"""
     .*\.name\ (word|no\ word) | encode:\ argument\ (word|no\ word) | encode:\ text\ no\ word
   | .*(states|gates)\[\d\]\ (word|no\ word) | .*network.*(states|gates|bias|cells)\ (short|long)
-  | .*(parameters|\.p)\ (short|long)
+  | .*(parameters|\.p)\ (short|long) | init_layer:\ cell\.states\ (short|long)
   | .*bias\[\d\]\ (huge|zero|three|minus|fraction|float64) | lstm:.*\ (huge|zero|three|minus|fraction|float64)
   | elman:\ leak\ float64 | sample:\ temperature\ (huge|zero|three|fraction|float64) | init:\ dtype\ float64
-  | .*(mask|reset|weight|key|clip|segment|s0)\ nothing | .*(integer_targets|recurrent_bias|separate|recompute)\ true
+  | .*(mask|reset|weight|key|clip|segment|s0)\ nothing
+  | .*(integer_targets|recurrent_bias|separate|recompute|diagonal|peepholes)\ true
   | .*(step|adjoint|value|error|init|update|batch_at)\ (function|type)
   | .*(inputs|hidden|outputs|length|batch_size|segment|steps|every|index|count|warm_up)\ three
   | .*(length|index|warm_up)\ zero | clip_by_global_norm:.*(huge|three|fraction|float64)
@@ -78,6 +79,7 @@ VALID = re.compile(
   | .*(mask)\ nowhere | .*weight\ (above|float32) | per_step_losses:.*(above|below|nowhere)
   | compare:.*\ (float16|swapped) | run:.*(xs|ys|step)\ (above|below) | run:.*(mask|finite)\ nowhere
   | save:\ folder\ word | save:\ state\.(params|optimiser|carry|finite).*
+  | restore:\ template\..*\ empty\ array
   | restore:\ template\..*\ (nothing|listed|tuple|long|short|empty\ list|no\ \w+|nowhere)
     """,
     re.VERBOSE,
@@ -117,9 +119,11 @@ def good(tmp_path_factory):
 
 # Every public function, once: a valid call, and what its errors may name beside the argument.
 CALLS = {
-    "elman": lambda g: (rj.elman, {"activation": "relu", "leak": 0.5}),
-    "gru": lambda g: (rj.gru, {}),
-    "lstm": lambda g: (rj.lstm, {"forget_bias": 1.0}),
+    "elman": lambda g: (rj.elman, {"activation": "relu", "leak": 0.5, "diagonal": False}),
+    "gru": lambda g: (rj.gru, {"diagonal": False}),
+    "indrnn": lambda g: (rj.indrnn, {}),
+    "lstm": lambda g: (rj.lstm, {"forget_bias": 1.0, "peepholes": False, "diagonal": False}),
+    "min_gru": lambda g: (rj.min_gru, {}),
     "softmax_cross_entropy": lambda g: (rj.softmax_cross_entropy, {}),
     "squared_error": lambda g: (rj.squared_error, {}),
     "init": lambda g: (
@@ -159,7 +163,7 @@ CALLS = {
     "make_step": lambda g: (train.make_step, {**g.method, "clip": optax.clip(1.0)}),
     "run": lambda g: (
         run, {"step": train.make_step(**g.method), "state": start(), "batch": g.batch, "steps": 2, "every": 1},
-        "params|batch_at"),
+        "params|batch_at|carry"),
     "evaluate": lambda g: (train.evaluate, {**g.tokens, "batches": [g.batch, g.batch]}, "batch|state"),
     "save": lambda g: (checkpoint.save, {"folder": str(g.folder / "new"), "state": start()}),
     "restore": lambda g: (checkpoint.restore, {"folder": str(g.folder / "saved"), "template": start()}, "state"),
