@@ -43,6 +43,7 @@ class SignalsWait:
             self._before[number](number, None)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.pending is not None:
+        if self.pending is None:
+            self.pending = number
+        else:
             self._before[number](number, frame)
-        self.pending = number

@@ -181,7 +181,8 @@ def run(
 
     Whatever ends the loop, the caller has a live state: where ``batch_at`` or a step raises, or a signal such as Ctrl-C
     arrives, the step under way is finished, the steps since the last report are reported, and then the error is raised
-    or the signal delivered.  A second signal is delivered at once.
+    or the signal delivered.  A second signal is delivered at once.  Only a step that fails after it has
+    donated the state leaves none.
 
     Args:
       batch_at: the window of each step, a pure function of the step's number, so that a resumed run sees the same ones.
@@ -215,6 +216,8 @@ def run(
                     if signals.pending is not None:
                         break
             except BaseException as error:
+                if any(isinstance(leaf, Array) and leaf.is_deleted() for leaf in jax.tree.leaves(state)):
+                    raise  # it came after the state was donated: there is none to report
                 stopped = error
             done += len(reported)
             if reported and (finite := bool(state.finite)):

@@ -1,7 +1,4 @@
-"""The loop of training: what it hands over when it is interrupted, what padding does, and what a state belongs to."""
-
-import signal
-import threading
+"""The loop of training: what padding does, what a state belongs to, and which tokens it refuses."""
 
 import chex
 import jax
@@ -16,8 +13,6 @@ from rnn_jax import train
 
 NETWORK = make_network(rj.gru())
 BPTT, ADAM = rj.bptt(NETWORK), optax.adam(0.01)
-REAL_STEP = train.make_step(BPTT, ADAM)
-AT = 7
 
 
 @pytest.fixture(autouse=True)
@@ -27,14 +22,6 @@ def _promotion():
         yield
 
 
-@pytest.fixture
-def handler():
-    """Restores SIGINT's handler, whatever the test has put there."""
-    before = signal.getsignal(signal.SIGINT)
-    yield lambda function: signal.signal(signal.SIGINT, function)
-    signal.signal(signal.SIGINT, before)
-
-
 def batch_at(index):
     return make_batch(NETWORK, 5, 3, seed=index)
 
@@ -42,115 +29,6 @@ def batch_at(index):
 def start(optimiser=ADAM, params=None):
     params = make_params(NETWORK, "float32") if params is None else params
     return train.init_state(BPTT, optimiser, params, 3)
-
-
-def after(steps):
-    """The state that an undisturbed run leads to."""
-    *_, (state, _) = train.run(REAL_STEP, start(), batch_at, steps)
-    return state
-
-
-def collect(step, batches, steps, every):
-    """The last state that a run yields, and what ended the run."""
-    state, error = None, None
-    try:
-        for report in train.run(step, start(), batches, steps, every):
-            state = report[0]
-    except (OSError, KeyboardInterrupt) as caught:
-        error = caught
-    return state, error
-
-
-EVERY = pytest.mark.parametrize("every", [1, 5])
-
-
-@EVERY
-@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
-def test_batch_at_raises(error, every):
-    """The steps made are there, and the state is live; then comes the error."""
-
-    def broken(index):
-        if index == AT:
-            raise error
-        return batch_at(index)
-
-    state, ended = collect(REAL_STEP, broken, 12, every)
-    assert isinstance(ended, error) and state.step == AT
-    chex.assert_trees_all_equal(state, after(AT))
-
-
-@EVERY
-@pytest.mark.parametrize("place", ["batch_at", "step"])
-def test_ctrl_c_waits_for_the_step(place, every):
-    """The step under way is made, and reported, before KeyboardInterrupt."""
-
-    def interrupt(where, index):
-        if where == place and index == AT:
-            signal.raise_signal(signal.SIGINT)
-
-    def batches(index):
-        interrupt("batch_at", index)
-        return batch_at(index)
-
-    def step(state, batch):
-        interrupt("step", int(state.step))
-        return REAL_STEP(state, batch)
-
-    before = signal.getsignal(signal.SIGINT)
-    state, ended = collect(step, batches, 12, every)
-    assert isinstance(ended, KeyboardInterrupt) and state.step == AT + 1
-    chex.assert_trees_all_equal(state, after(AT + 1))
-    assert signal.getsignal(signal.SIGINT) is before
-
-
-@EVERY
-def test_a_handler_that_does_not_raise_lets_the_run_go_on(every, handler):
-    seen = []
-
-    def batches(index):
-        if index == AT:
-            signal.raise_signal(signal.SIGINT)
-        return batch_at(index)
-
-    handler(lambda *_: seen.append(1))
-    state, ended = collect(REAL_STEP, batches, 12, every)
-    assert ended is None and seen == [1]
-    chex.assert_trees_all_equal(state, after(12))
-
-
-@EVERY
-def test_a_second_signal_acts_at_once(every):
-    reached = []
-
-    def batches(index):
-        if index == AT:
-            signal.raise_signal(signal.SIGINT)
-            signal.raise_signal(signal.SIGINT)
-            reached.append(index)
-        return batch_at(index)
-
-    state, ended = collect(REAL_STEP, batches, 12, every)
-    assert isinstance(ended, KeyboardInterrupt) and not reached
-    chex.assert_trees_all_equal(state, after(AT))
-
-
-def test_a_run_in_another_thread():
-    """It gets no signals; and JAX's settings are each thread's own."""
-    states = []
-
-    def elsewhere():
-        with jax.numpy_dtype_promotion("standard"):
-            states.append(collect(REAL_STEP, batch_at, 3, 1))
-
-    thread = threading.Thread(target=elsewhere)
-    thread.start()
-    thread.join()
-    ((state, ended),) = states
-    assert ended is None
-    chex.assert_trees_all_equal(state, after(3))
-
-
-PADDED = [3, 4]
 
 
 def padded_at(index):
