@@ -13,6 +13,8 @@ from rnn_jax import train
 
 NETWORK = make_network(rj.gru())
 BPTT, ADAM = rj.bptt(NETWORK), optax.adam(0.01)
+REAL_STEP = train.make_step(BPTT, ADAM)
+PADDED = [3, 4]
 
 
 @pytest.fixture(autouse=True)
@@ -29,6 +31,12 @@ def batch_at(index):
 def start(optimiser=ADAM, params=None):
     params = make_params(NETWORK, "float32") if params is None else params
     return train.init_state(BPTT, optimiser, params, 3)
+
+
+def after(steps):
+    """The state that an undisturbed run leads to."""
+    *_, (state, _) = train.run(REAL_STEP, start(), batch_at, steps)
+    return state
 
 
 def padded_at(index):
