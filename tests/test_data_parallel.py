@@ -122,8 +122,8 @@ from rnn_jax import train
 jax.config.update("jax_numpy_dtype_promotion", "standard")
 network = make_network(rj.elman(), inputs=30, hidden=64, outputs=30)
 algorithm, optimiser = rj.data_parallel(rj.bptt(network), jax.devices()), optax.adam(1e-3)
-step, batch = train.make_step(algorithm, optimiser), make_batch(network, 20, 8)
-state = train.init_state(algorithm, optimiser, make_params(network), 8)
+step, batch = train.make_step(algorithm, optimiser), jax.device_get(make_batch(network, 20, 8))
+state = train.init_state(algorithm, optimiser, make_params(network, "float32"), 8)
 for _ in range(300):
     state, metrics = step(state, batch)
 print(int(state.step), bool(state.finite))

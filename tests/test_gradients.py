@@ -51,7 +51,7 @@ def test_bptt_equals_autodiff(cell, depth, dtype, T, B):
     params = make_params(network, dtype)
     ours, judge = jax.jit(update_of(rj.bptt(network))), jax.jit(update_of(rj.autodiff(network)))
     everywhere, nowhere = jnp.ones((T, B), bool), jnp.zeros((T, B), bool)
-    mask, reset = make_batch(network, T, B, mask=True, reset=True)[2:]
+    mask, reset = make_batch(network, T, B, mask=True, reset=True)[2:4]
     zero, nonzero = net.initial_state(network, params, B), make_state(network, B, dtype)
     cases = {
         "plain": (zero, None, None),
@@ -161,7 +161,7 @@ def test_unroll_differentiates_by_hand(cell):
     """Cotangents of parameters, inputs and initial state, against the plain scan and against finite differences."""
     network = make_network(cell, inputs=3)
     layer, (s0,) = make_params(network).layers[0], make_state(network, 2)
-    xs, _, mask, reset = make_batch(network, 9, 2, mask=True, reset=True, dtype="float64")
+    xs, _, mask, reset, _ = make_batch(network, 9, 2, mask=True, reset=True, dtype="float64")
     weights = make_batch(network._replace(inputs=5), 9, 2, dtype="float64", seed=3).xs
 
     def scalar(unroll, layer, xs, s0):
