@@ -306,12 +306,13 @@ def test_no_gradient_flows_back_through_a_reset(cell):
 @pytest.mark.parametrize("algorithm", [rj.bptt, rj.autodiff])
 def test_one_trace(algorithm):
     network = make_network(rj.lstm(), 2)
-    update = jax.jit(chex.assert_max_traces(update_of(algorithm(network)), n=1))
+    built = algorithm(network)
+    update = jax.jit(chex.assert_max_traces(built.update, n=1))
     params = make_params(network)
-    state = net.initial_state(network, params, 3)
+    carry = built.init(params, 3)
     for seed in range(3):
-        (_, grads), state = update(params, state, make_batch(network, 5, 3, seed=seed))
-        params = jax.tree.map(lambda p, g: p - 0.01 * g, params, grads)
+        carry, estimate = update(params, carry, make_batch(network, 5, 3, seed=seed))
+        params = jax.tree.map(lambda p, g: p - 0.01 * g, params, estimate.grads)
 
 
 class WithAndWithoutJit(chex.TestCase):
