@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from digits import usual_gru, usual_lstm
 from jax import lax
 
 import rnn_jax as rj
@@ -57,15 +58,16 @@ def network_of(case: Case) -> rj.Network:
 def usual(network: rj.Network) -> Callable[[rj.Params, rj.Batch], tuple[jax.Array, rj.Params]]:
     """``jax.grad`` of the scan as people write it: input row, recurrent product, readout and loss in one step."""
     (cell,) = network.cells
+    usual_step = {"gru": usual_gru, "lstm": usual_lstm}.get(cell.name, cell.step)
 
     def loss(params: rj.Params, batch: rj.Batch) -> jax.Array:
         (layer,) = params.layers
 
         def step(s: Any, inputs: Any) -> Any:
             x, y = inputs
-            v = s[0] @ layer.W if layer.d is None else s[0] @ layer.W + layer.d
-            gates = (tuple(jnp.split(z, len(cell.gates), -1)) for z in (layer.U[x] + layer.b, v))
-            s, _ = cell.step(s, *gates)
+            u, v = layer.U[x] + layer.b, s[0] @ layer.W
+            z = (u, v + layer.d) if cell.separate else (u + v,)
+            s, _ = usual_step(s, *(tuple(jnp.split(each, len(cell.gates), -1)) for each in z))
             o = s[0] @ params.V + params.c
             return s, -jnp.take_along_axis(jax.nn.log_softmax(o), y[:, None], -1).sum()
 

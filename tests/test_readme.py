@@ -28,7 +28,7 @@ def test_the_cell_goes_from_wrong_to_right():
     with pytest.raises(rj.testing.ConformanceError) as caught:
         exec(EXAMPLES[1], {})
     claimed = re.search(r"fails (\d+) of its checks", README)[1]
-    assert str(caught.value).startswith(f"cell mgu fails {claimed} of its checks\n  adjoint: ∂h/∂u_f at unit ")
+    assert str(caught.value).startswith(f"cell mgu fails {claimed} of its checks\n  adjoint: ∂h/∂z_f at unit ")
 
 
 def test_its_examples_are_as_short_as_it_says():
