@@ -172,7 +172,7 @@ def haiku_model(run, layer, xs):
     hk = pytest.importorskip("haiku")
 
     def model(xs):
-        names = [name for name, leaf in layer._asdict().items() if leaf is not None]
+        names = [name for name, leaf in layer._asdict().items() if hasattr(leaf, "shape")]
         own = {name: hk.get_parameter(name, getattr(layer, name).shape, float, jnp.zeros) for name in names}
         return hk.Linear(K)(run(rj.Layer(**own), hk.Linear(D)(xs)))
 
