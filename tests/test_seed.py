@@ -113,7 +113,7 @@ def library(U, W, V, b, c, x, y, algorithm=rj.bptt):
         return hs[:, 0], y_hat[:, 0], rj.value_and_grad(algorithm(network))(params, batch)
 
     h, y_hat, (loss, grads) = jax.tree.map(np.asarray, run(params, batch))
-    (dU, dW, db, _), dV, dc = grads.layers[0], grads.V, grads.c
+    (dU, dW, db, *_), dV, dc = grads.layers[0], grads.V, grads.c
     return {"loss": loss, "y_hat": y_hat, "h": h, "dU": dU, "dW": dW, "dV": dV, "db": db, "dc": dc}
 
 
