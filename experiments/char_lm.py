@@ -189,7 +189,7 @@ def build(config: Config, vocabulary: int) -> tuple[rj.Network, rj.Algorithm, op
     network = rj.Network(
         (cells[config.cell](),) * config.layers, vocabulary, config.hidden, vocabulary, rj.softmax_cross_entropy()
     )
-    algorithm = {"bptt": rj.bptt, "autodiff": rj.autodiff}[config.algorithm](network)
+    algorithm = rj.ALGORITHMS[config.algorithm](network)
     available = jax.local_devices()
     count = len(rj.devices_for(config.batch)) if config.devices is None else config.devices
     require(0 < count <= len(available), "devices", count, f"1 … {len(available)}, as many as there are")
