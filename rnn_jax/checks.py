@@ -1,4 +1,4 @@
-"""Checks at the edge: what a user passes in is looked at once, and a refusal is one line that says what is wanted.
+"""Validation of arguments at the public functions, once in each call; an error is one line that says what is wanted.
 
 Structure, shapes and dtypes are looked at always, and cost nothing under ``jit``.  Numbers are looked at only outside
 ``jit``; inside, a token or target out of range turns into NaN.
@@ -6,7 +6,7 @@ Structure, shapes and dtypes are looked at always, and cost nothing under ``jit`
 
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, get_args
+from typing import Any, NoReturn, get_args
 
 import jax
 import jax.numpy as jnp
@@ -27,12 +27,17 @@ class Description(str):
     """A value already put into words, printed in an error without quotes."""
 
 
+def refuse(argument: str, value: Any, wanted: str) -> NoReturn:
+    """Raise ``InputError`` with one line, "argument is value; it must be wanted"."""
+    text = " ".join((value if isinstance(value, Description) else _written(value)).split())
+    short = text[:117] + "..." if len(text) > 120 else text
+    raise InputError(" ".join(f"{argument} is {short}; it must be {wanted}".split()))
+
+
 def require(condition: Any, argument: str, value: Any, wanted: str) -> None:
-    """Raise ``InputError`` with one line, "argument is value; it must be wanted", unless the condition holds."""
+    """Refuse the value unless the condition holds."""
     if not condition:
-        text = " ".join((value if isinstance(value, Description) else _written(value)).split())
-        short = text[:117] + "..." if len(text) > 120 else text
-        raise InputError(" ".join(f"{argument} is {short}; it must be {wanted}".split()))
+        refuse(argument, value, wanted)
 
 
 def describe(value: Any) -> Description:
@@ -75,9 +80,10 @@ def check_dtype(value: Any, argument: str) -> None:
         dtype = jnp.dtype(bool if value is None else value)
     except Exception:  # NumPy reads dtypes from almost anything, and fails in as many ways
         dtype = jnp.dtype(bool)
-    require(dtype in [jnp.dtype(name) for name in DTYPES], argument, value, f"one of {', '.join(DTYPES)}")
+    if dtype.name not in DTYPES:
+        refuse(argument, value, f"one of {', '.join(DTYPES)}")
     if jax.dtypes.canonicalize_dtype(dtype) != dtype:
-        require(False, argument, value, 'float32 or bfloat16, unless jax.config has "jax_enable_x64" set')
+        refuse(argument, value, 'float32 or bfloat16, unless jax.config has "jax_enable_x64" set')
 
 
 def check_key(value: Any, argument: str) -> None:
@@ -87,19 +93,28 @@ def check_key(value: Any, argument: str) -> None:
     require(typed or raw, argument, describe(value), "a PRNG key, like jax.random.key(0)")
 
 
+KINDS = {"int": jnp.integer, "float": jnp.floating}
+
+
 def check_array(value: Any, argument: str, shape: tuple[int | str, ...], dtype: Any) -> None:
     """Refuse anything but an array of this shape and dtype; a string stands for any length but 0, and for a kind."""
-    kinds = {"int": jnp.integer, "float": jnp.floating}
-    wanted = f"{dtype}[{','.join(map(str, shape))}]"
-    require(is_array(value), argument, describe(value), f"an array {wanted}")
-    fits = len(value.shape) == len(shape) and all(
-        n > 0 if isinstance(m, str) else n == m for n, m in zip(value.shape, shape, strict=True)
-    )
-    kind = jnp.issubdtype(value.dtype, kinds[dtype]) if dtype in kinds else value.dtype == dtype
-    native = getattr(value.dtype, "isnative", True)
-    require(fits and kind and native, argument, describe(value), wanted)
-    if dtype == "float":
+    known = isinstance(value, jax.Array | np.ndarray)
+    if not known or not _fits(value, shape, dtype):
+        wanted = f"{dtype}[{','.join(map(str, shape))}]"
+        refuse(argument, describe(value), wanted if known else f"an array {wanted}")
+    if isinstance(dtype, str) and dtype == "float":  # a dtype of 64 bits also equals the word
         check_dtype(value.dtype, argument)
+
+
+def _fits(value: Any, shape: tuple[int | str, ...], dtype: Any) -> bool:
+    if len(value.shape) != len(shape) or not getattr(value.dtype, "isnative", True):
+        return False
+    for n, m in zip(value.shape, shape, strict=True):
+        if n == 0 if isinstance(m, str) else n != m:
+            return False
+    return bool(
+        jnp.issubdtype(value.dtype, KINDS[dtype]) if isinstance(dtype, str) and dtype in KINDS else value.dtype == dtype
+    )
 
 
 def check_rows(value: Any, argument: str, width: int, dtype: Any) -> tuple[int, ...]:
@@ -130,7 +145,7 @@ def check_arrays(tree: Any, argument: str) -> None:
 
 def check_indices(value: Any, argument: str, size: int, mask: Any = None, weight: Any = None) -> None:
     """Refuse indices outside 0 … size−1 at the steps that count and have weight, where numbers can be looked at."""
-    if all(map(_is_concrete, (value, mask, weight))):
+    if not any(isinstance(each, jax.core.Tracer) for each in (value, mask, weight)):
         numbers = np.asarray(value)
         for counts in (mask, None if weight is None else np.asarray(weight, float) > 0):
             numbers = numbers if counts is None else np.where(counts, numbers, 0)
@@ -178,10 +193,11 @@ PARTS: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 def check_parts(value: Any, argument: str, kind: type[Any], wanted: str) -> None:
     """Refuse anything but a named tuple of this kind, such as a Cell, with parts as they may be."""
-    require(isinstance(value, kind), argument, describe(value), wanted)
+    if not isinstance(value, kind):
+        refuse(argument, describe(value), wanted)
     for name, part in value._asdict().items():
-        fits, of_part = PARTS.get(name, (lambda part: True, ""))
-        require(fits(part), f"{argument}.{name}", part, of_part)
+        if name in PARTS and not PARTS[name][0](part):
+            refuse(f"{argument}.{name}", part, PARTS[name][1])
 
 
 def check_cell(value: Any, argument: str) -> None:
@@ -197,10 +213,11 @@ def check_network(network: Any) -> None:
     """Refuse a network with no layer, with parts of other types, or of sizes that are not positive."""
     require(isinstance(network, Network), "network", describe(network), "a Network")
     cells = network.cells
-    listed = isinstance(cells, tuple) and cells and all(isinstance(cell, Cell) for cell in cells)
+    listed = isinstance(cells, tuple) and cells and all([isinstance(cell, Cell) for cell in cells])
     require(listed, "network.cells", cells, "a tuple of cells, like (elman(),)")
     for index, cell in enumerate(cells):
-        check_cell(cell, f"network.cells[{index}]")
+        if not any(cell is earlier for earlier in cells[:index]):
+            check_cell(cell, f"network.cells[{index}]")
     for name in ("inputs", "outputs"):
         check_int(getattr(network, name), f"network.{name}")
     hidden = network.hidden
@@ -213,17 +230,17 @@ def check_network(network: Any) -> None:
 
 
 def check_params(network: Network, params: Any) -> None:
-    """Refuse parameters whose structure, shapes or dtypes are not those of the network."""
-    check_network(network)
-    require(isinstance(params, Params), "params", describe(params), "the Params of this network")
+    """Refuse parameters whose structure, shapes or dtypes are not those of the network, which is a valid one."""
+    if not isinstance(params, Params):
+        refuse("params", describe(params), "the Params of this network")
     sizes, K, count = layer_sizes(network), network.outputs, len(network.cells)
     check_array(params.V, "params.V", (sizes[-1][1], K), "float")
     dtype = params.V.dtype
     check_array(params.c, "params.c", (K,), dtype)
     layers = params.layers
-    listed = isinstance(layers, tuple) and len(layers) == count
-    was = Description(f"a tuple of {len(layers)}") if isinstance(layers, tuple) else describe(layers)
-    require(listed, "params.layers", was, f"a tuple of {count} Layer")
+    if not isinstance(layers, tuple) or len(layers) != count:
+        was = Description(f"a tuple of {len(layers)}") if isinstance(layers, tuple) else describe(layers)
+        refuse("params.layers", was, f"a tuple of {count} Layer")
     for index, (cell, layer, (D, H)) in enumerate(zip(network.cells, layers, sizes, strict=True)):
         check_layer(cell, layer, f"params.layers[{index}]", D, H, dtype)
 
@@ -236,21 +253,24 @@ def layer_sizes(network: Network) -> tuple[tuple[int, int], ...]:
 
 def check_layer(cell: Cell, layer: Any, argument: str, D: int, H: int, dtype: Any) -> None:
     """Refuse a layer whose shapes or dtypes are not those of the cell."""
-    require(isinstance(layer, Layer), argument, describe(layer), "a Layer")
+    if not isinstance(layer, Layer):
+        refuse(argument, describe(layer), "a Layer")
     width = len(cell.gates) * H
     check_array(layer.U, f"{argument}.U", (D, width), dtype)
     if cell.recurrence == "none":
-        require(layer.W is None, f"{argument}.W", describe(layer.W), f"None: {cell.name} has no recurrent weights")
+        if layer.W is not None:
+            refuse(f"{argument}.W", describe(layer.W), f"None: {cell.name} has no recurrent weights")
     else:
         check_array(layer.W, f"{argument}.W", (H, width) if cell.recurrence == "dense" else (width,), dtype)
     check_array(layer.b, f"{argument}.b", (width,), dtype)
     if cell.recurrent_bias:
         check_array(layer.d, f"{argument}.d", (width,), dtype)
-    else:
-        require(layer.d is None, f"{argument}.d", describe(layer.d), f"None: {cell.name} has no recurrent bias")
+    elif layer.d is not None:
+        refuse(f"{argument}.d", describe(layer.d), f"None: {cell.name} has no recurrent bias")
     count = len(cell.parameters)
-    was = Description(f"a tuple of {len(layer.p)}") if isinstance(layer.p, tuple) else describe(layer.p)
-    require(isinstance(layer.p, tuple) and len(layer.p) == count, f"{argument}.p", was, f"a tuple of {count} arrays")
+    if not isinstance(layer.p, tuple) or len(layer.p) != count:
+        was = Description(f"a tuple of {len(layer.p)}") if isinstance(layer.p, tuple) else describe(layer.p)
+        refuse(f"{argument}.p", was, f"a tuple of {count} arrays")
     for parameter, p in zip(cell.parameters, layer.p, strict=True):
         check_array(p, f"{argument}.p ({parameter.name})", (H,), dtype)
 
@@ -275,7 +295,8 @@ def check_layer_window(cell: Any, layer: Any, xs: Any, s0: Any, mask: Any, reset
 def check_units(cell: Cell, s: Any, argument: str, B: int, H: int, dtype: Any) -> None:
     """Refuse the state of a layer unless it is S arrays [B, H]."""
     count = len(cell.states)
-    require(isinstance(s, tuple) and len(s) == count, argument, describe(s), f"a tuple of {count} arrays")
+    if not isinstance(s, tuple) or len(s) != count:
+        refuse(argument, describe(s), f"a tuple of {count} arrays")
     for name, value in zip(cell.states, s, strict=True):
         check_array(value, f"{argument} ({name})", (B, H), dtype)
 
@@ -283,14 +304,16 @@ def check_units(cell: Cell, s: Any, argument: str, B: int, H: int, dtype: Any) -
 def check_state(network: Network, state: Any, B: int, dtype: Any, argument: str = "state") -> None:
     """Refuse a recurrent state that does not fit the network and the batch."""
     count = len(network.cells)
-    require(isinstance(state, tuple) and len(state) == count, argument, describe(state), f"that of {count} layers")
+    if not isinstance(state, tuple) or len(state) != count:
+        refuse(argument, describe(state), f"that of {count} layers")
     for index, (cell, s, (_, H)) in enumerate(zip(network.cells, state, layer_sizes(network), strict=True)):
         check_units(cell, s, f"{argument}[{index}]", B, H, dtype)
 
 
 def check_inputs(xs: Any, D: int, dtype: Any, within: str = "") -> tuple[int, int]:
     """Refuse inputs of another shape or dtype than tokens [T, B] or floats [T, B, D]; returns (T, B)."""
-    require(is_array(xs), f"{within}xs", describe(xs), "an array int[T,B] or float[T,B,D]")
+    if not is_array(xs):
+        refuse(f"{within}xs", describe(xs), "an array int[T,B] or float[T,B,D]")
     tokens = jnp.issubdtype(xs.dtype, jnp.integer)
     check_array(xs, f"{within}xs", ("T", "B") if tokens else ("T", "B", D), "int" if tokens else dtype)
     return xs.shape[:2]  # type: ignore[no-any-return]
@@ -317,35 +340,47 @@ def check_weights(mask: Any, weight: Any, axes: tuple[int, ...], within: str = "
         check_array(mask, f"{within}mask", axes, "bool")
     if weight is not None:
         check_array(weight, f"{within}weight", axes, "float")
-        if _is_concrete(weight) and _is_concrete(mask):
+        if not isinstance(weight, jax.core.Tracer) and not isinstance(mask, jax.core.Tracer):
             numbers = np.asarray(weight if mask is None else np.where(mask, weight, 0), float)
             bad = numbers[~(numbers >= 0) | ~np.isfinite(numbers)]
             require(bad.size == 0, f"{within}weight", Description(f"an array holding {bad[:1]}"), "finite, 0 or more")
 
 
+def check_init(network: Network, params: Any, batch_size: Any) -> None:
+    """Refuse what the init of an algorithm for a valid network is given, where it does not fit."""
+    check_params(network, params)
+    check_int(batch_size, "batch_size")
+
+
 def check_update(network: Network, params: Any, carry: Any, batch: Any) -> None:
     """Refuse what the update of an algorithm without a memory is given, where it does not fit the network."""
-    require(isinstance(carry, Carry), "carry", describe(carry), "a Carry, as from the algorithm's init")
+    if not isinstance(carry, Carry):
+        refuse("carry", describe(carry), "a Carry, as from the algorithm's init")
     for name in ("memory", "shared"):
         part = getattr(carry, name)
-        nothing = isinstance(part, tuple) and len(part) == 0
-        require(nothing, f"carry.{name}", describe(part), "(), as this algorithm carries the recurrent state alone")
+        if not isinstance(part, tuple) or len(part) != 0:
+            refuse(f"carry.{name}", describe(part), "(), as this algorithm carries the recurrent state alone")
     check_window(network, params, carry.recurrent, batch, "carry.recurrent")
 
 
 def check_window(network: Network, params: Any, state: Any, batch: Any, argument: str = "state") -> None:
-    """Refuse whatever does not fit together in one window of a sequence."""
+    """Refuse whatever does not fit together in one window of a sequence, of a valid network."""
     check_params(network, params)
-    require(isinstance(batch, Batch), "batch", describe(batch), "a Batch")
+    check_batch(network, batch, params.V.dtype)
+    check_state(network, state, batch.xs.shape[1], params.V.dtype, argument)
+
+
+def check_batch(network: Network, batch: Any, dtype: Any) -> None:
+    """Refuse a batch that does not fit a valid network, with parameters of this dtype."""
+    if not isinstance(batch, Batch):
+        refuse("batch", describe(batch), "a Batch")
     xs, ys, mask, reset, weight = batch
-    dtype = params.V.dtype
-    T, B = check_inputs(xs, network.inputs, dtype, "batch.")
-    check_targets(network, ys, (T, B), dtype, "batch.")
+    axes = check_inputs(xs, network.inputs, dtype, "batch.")
+    check_targets(network, ys, axes, dtype, "batch.")
     check_flags(mask, reset, xs, network.inputs, "batch.")
-    check_weights(mask, weight, (T, B), "batch.")
+    check_weights(mask, weight, axes, "batch.")
     if network.loss.integer_targets:
         check_indices(ys, "batch.ys", network.outputs, mask, weight)
-    check_state(network, state, B, dtype, argument)
 
 
 def _written(value: Any) -> str:
@@ -354,7 +389,3 @@ def _written(value: Any) -> str:
         return repr(value)
     except Exception:
         return describe(value)
-
-
-def _is_concrete(value: Any) -> bool:
-    return not isinstance(value, jax.core.Tracer)

@@ -85,12 +85,16 @@ def init_layer(
 
 def initial_state(network: Network, params: Params, batch_size: int) -> State:
     """The zero state: per layer, S arrays [B, H] of the parameters' dtype."""
+    checks.check_network(network)
     checks.check_params(network, params)
     checks.check_int(batch_size, "batch_size")
+    return zero_states(network, batch_size, params.V.dtype)
+
+
+def zero_states(network: Network, batch_size: int, dtype: jnp.dtype) -> State:
+    """The zero state of a valid network."""
     sizes = checks.layer_sizes(network)
-    return tuple(
-        zero_state(cell, batch_size, H, params.V.dtype) for cell, (_, H) in zip(network.cells, sizes, strict=True)
-    )
+    return tuple(zero_state(cell, batch_size, H, dtype) for cell, (_, H) in zip(network.cells, sizes, strict=True))
 
 
 def apply(
@@ -113,6 +117,7 @@ def apply(
     Raises:
       InputError: parameters, state or inputs that do not fit the network.
     """
+    checks.check_network(network)
     checks.check_params(network, params)
     _, B = checks.check_inputs(xs, network.inputs, params.V.dtype)
     checks.check_flags(mask, reset, xs, network.inputs)
@@ -134,12 +139,18 @@ def readout(params: Params, hs: Array) -> Array:
 def loss(network: Network, params: Params, state: State, batch: Batch) -> tuple[Array, State]:
     """The loss of a window, the weighted sum over the steps that count and the batch, and the state after it.
 
-    Plain JAX, so that ``jax.grad`` of it is the judge of every hand-written gradient.
+    Plain JAX, so that ``jax.grad`` of it is the reference for every hand-written gradient.
 
     Raises:
       InputError: a batch, parameters or state that do not fit the network.
     """
+    checks.check_network(network)
     checks.check_window(network, params, state, batch)
+    return window_loss(network, params, state, batch)
+
+
+def window_loss(network: Network, params: Params, state: State, batch: Batch) -> tuple[Array, State]:
+    """``loss`` of arguments that are known to fit."""
     hs, state = stack.forward(network, params, state, batch.xs, batch.mask, batch.reset)
     os = affine(hs, params.V, params.c)
     return weighted_losses(network.loss, os, batch.ys, batch.mask, batch.weight).sum(), state
@@ -184,6 +195,7 @@ def sample(network: Network, params: Params, key: Array, prime: Array, length: i
       InputError: an empty or foreign prime, a negative length or temperature, or a network whose inputs and outputs
         are not one vocabulary.
     """
+    checks.check_network(network)
     checks.check_params(network, params)
     vocabulary = network.outputs
     checks.require(network.loss.integer_targets, "network.loss", network.loss.name, "a loss with integer targets")
@@ -215,7 +227,7 @@ def _sample(
         hs, state = stack.forward(network, params, state, token[None, None])
         return (state, affine(hs[0, 0], params.V, params.c)), token
 
-    hs, state = stack.forward(network, params, initial_state(network, params, 1), prime[:, None])
+    hs, state = stack.forward(network, params, zero_states(network, 1, params.V.dtype), prime[:, None])
     logits = affine(hs[-1, 0], params.V, params.c)
     return lax.scan(step, (state, logits), jax.random.split(key, length))[1]
 

@@ -184,20 +184,20 @@ def reverse(
 
 def step_forward(cell: Cell, layer: Layer, W_T: Array | None, s_prev: Units, u: Array) -> tuple[Units, Units]:
     """One step of one layer from the input pre-activation u [B, G·H]: the next state, and the cell's residual."""
-    v = _recurrent_product(cell, layer, W_T, s_prev[0])
+    v = recurrent_product(cell, layer, W_T, s_prev[0])
     inputs = [u] if v is None else [u, v] if cell.separate else [u + v]
-    return cell.step(s_prev, *(_gates(cell, each) for each in inputs), *_own_parameters(layer, s_prev[0]))
+    return cell.step(s_prev, *(_gates(cell, each) for each in inputs), *own_parameters(layer, s_prev[0]))
 
 
 def step_back(
     cell: Cell, layer: Layer, W_T: Array | None, s_prev: Units, s: Units, residual: Units, delta_s: Units
 ) -> StepAdjoint:
     """The adjoint of ``step_forward``, of one step that was made by it."""
-    p = _own_parameters(layer, s_prev[0])
+    p = own_parameters(layer, s_prev[0])
     delta_s_prev, *rest = cell.adjoint(s_prev, s, residual, delta_s, *p)
     count = 2 if cell.separate else 1
     deltas = tuple(jnp.concatenate(gates, axis=-1) for gates in rest[:count])
-    share = _recurrent_adjoint(cell, layer, W_T, deltas[-1])
+    share = recurrent_adjoint(cell, layer, W_T, deltas[-1])
     delta_h_prev = delta_s_prev[0] if share is None else delta_s_prev[0] + share
     return StepAdjoint((delta_h_prev, *delta_s_prev[1:]), deltas, tuple(rest[count:]))
 
@@ -262,7 +262,7 @@ def _scan_step(
     return s, (s, residual)
 
 
-def _recurrent_product(cell: Cell, layer: Layer, W_T: Array | None, h: Array) -> Array | None:
+def recurrent_product(cell: Cell, layer: Layer, W_T: Array | None, h: Array) -> Array | None:
     """V = h W (+ d), [B, G·H]; None where there is no recurrence."""
     if layer.W is None:
         return None
@@ -273,7 +273,7 @@ def _recurrent_product(cell: Cell, layer: Layer, W_T: Array | None, h: Array) ->
     return ops.add_bias(v, layer.d)
 
 
-def _recurrent_adjoint(cell: Cell, layer: Layer, W_T: Array | None, delta_v: Array) -> Array | None:
+def recurrent_adjoint(cell: Cell, layer: Layer, W_T: Array | None, delta_v: Array) -> Array | None:
     """The share of δh_{t−1} that flows through v: δv Wᵀ, [B, H]."""
     if layer.W is None:
         return None
@@ -297,7 +297,7 @@ def _input_gradient(xs: Array, delta_us: Array, D: int) -> Array:
     return ops.sum_rows_by_token(xs, delta_us, D) if _are_tokens(xs) else ops.sum_outer_products(xs, delta_us)
 
 
-def _own_parameters(layer: Layer, like: Array) -> Units:
+def own_parameters(layer: Layer, like: Array) -> Units:
     """The cell's own parameters, each as one number for every unit of every row."""
     return tuple(jnp.broadcast_to(p[None], like.shape) for p in layer.p)
 

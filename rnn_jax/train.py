@@ -16,13 +16,14 @@ from rnn_jax.checks import (
     Description,
     check_array,
     check_arrays,
-    check_inputs,
+    check_batch,
     check_int,
     check_key,
+    check_network,
     check_number,
     check_params,
     check_parts,
-    check_window,
+    check_state,
     describe,
     is_array,
     require,
@@ -239,16 +240,16 @@ def evaluate(network: Network, params: Params, batches: Iterable[Batch]) -> floa
     Raises:
       InputError: parameters or a batch that do not fit the network, or no step that counts.
     """
+    check_network(network)
     check_params(network, params)
     several = isinstance(batches, Iterable) and not is_array(batches)
     require(several, "batches", describe(batches), "batches one after another, as in a list")
     state, total, weight = None, 0.0, 0.0
     for batch in batches:
+        check_batch(network, batch, params.V.dtype)
         if state is None:
-            require(isinstance(batch, Batch), "batch", describe(batch), "a Batch")
-            _, B = check_inputs(batch.xs, network.inputs, params.V.dtype, "batch.")
-            state = net.initial_state(network, params, B)
-        check_window(network, params, state, batch)
+            state = net.zero_states(network, batch.xs.shape[1], params.V.dtype)
+        check_state(network, state, batch.xs.shape[1], params.V.dtype)
         loss, state, share = _evaluate_window(network, params, state, batch)
         total += float(loss)
         weight += float(share)
@@ -308,7 +309,7 @@ def _value_fn(mean: Callable[[Params], tuple[Array, Params]], like: Params) -> C
 
 @partial(jax.jit, static_argnums=0)
 def _evaluate_window(network: Network, params: Params, state: State, batch: Batch) -> tuple[Array, State, Array]:
-    loss, state = net.loss(network, params, state, batch)
+    loss, state = net.window_loss(network, params, state, batch)
     return loss, state, total_weight(batch)
 
 

@@ -148,19 +148,28 @@ class Exact(NamedTuple):
 class Unbiased(NamedTuple):
     """The claim that the gradient's mean over the algorithm's own randomness is the gradient of the whole sequence."""
 
-    outcomes: Callable[[Network, int, int], tuple[Callable[[Any], "Algorithm"], Any]] | None = None
-    """``(network, T, B) -> (build, draws)``: every outcome of the randomness, equally likely, stacked on axis 0 of
-    ``draws``; ``build(draw)`` is the algorithm with that outcome.  None: there is no finite list, and the claim is
-    tested statistically, over keys."""
+    enumerate: Callable[[Network, int, int], tuple[Callable[[Any], dict[str, Any]], Any]] | None = None
+    """``(network, T, B) -> (settings, noise)``: all outcomes of the randomness of T steps, equally likely, stacked on
+    axis 0 of ``noise``; the same factory, ``factory(network, **settings(outcome))``, is the algorithm with that outcome
+    instead of keys.  None: they cannot be listed, and the claim is tested statistically, over keys."""
+    steps: int = 5
+    """The largest T whose outcomes ``enumerate`` can list."""
+    exact_readout: bool = True
+    """Whether the gradients of V and c are exact in every draw, and not only in the mean."""
 
 
 class Biased(NamedTuple):
     """The claim that the gradient is an approximation, and where it becomes exact."""
 
-    limit: Callable[[Network, Params, Batch], tuple["Algorithm", Params]]
-    """``(network, params, batch) -> (algorithm, params)`` in the limit: its gradient there equals autodiff's."""
-    says: str = ""
+    limit: Callable[[Network, Params, Batch], tuple[dict[str, Any], Params, Batch]]
+    """``(network, params, batch) -> (settings, params, batch)`` in the limit: there the gradient of the same factory,
+    ``factory(network, **settings)``, equals autodiff's."""
+    description: str = ""
     """The limit in words."""
+    across_windows: bool = False
+    """In the limit: as in ``Exact``."""
+    exact_readout: bool = True
+    """Whether the gradients of V and c are exact outside of the limit too."""
 
 
 Claim = Exact | Unbiased | Biased

@@ -7,15 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import make_batch, make_params, make_state, update_of
+from fixtures import algorithms, make_batch, make_params, make_state, update_of
 
 import rnn_jax as rj
 from rnn_jax.checks import check_window
 
 T, B = 4, 3
 KEY = jax.random.key(0)
-
-algorithms = pytest.mark.parametrize("algorithm", [rj.bptt, rj.autodiff])
 
 
 class Window(NamedTuple):

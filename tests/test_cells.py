@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import assert_close, assert_same, make_batch, make_network, make_params, make_state
+from fixtures import assert_close, assert_same, make_batch, make_network, make_params, make_state
 from jax.nn import sigmoid
 
 import rnn_jax as rj

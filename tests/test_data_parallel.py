@@ -7,7 +7,7 @@ from pathlib import Path
 
 import jax
 import pytest
-from cases import make_network
+from fixtures import make_network
 
 import rnn_jax as rj
 
@@ -31,7 +31,7 @@ def test_equals_one_device():
         """
 import jax.numpy as jnp
 import rnn_jax as rj
-from cases import CELLS, assert_same, make_batch, make_network, make_params
+from fixtures import CELLS, assert_same, make_batch, make_network, make_params
 for cell in CELLS.values():
     network = make_network(cell, 2)
     params, batch = make_params(network), make_batch(network, 18, 8, True, True)
@@ -57,7 +57,7 @@ def test_trains_as_on_one_device_without_a_second_compilation():
 import chex
 import optax
 import rnn_jax as rj
-from cases import assert_close, make_batch, make_network, make_params
+from fixtures import assert_close, make_batch, make_network, make_params
 from rnn_jax import train
 jax.config.update("jax_numpy_dtype_promotion", "standard")
 network = make_network(rj.gru())
@@ -85,7 +85,7 @@ def test_a_batch_that_does_not_divide_is_refused():
         """
 import pytest
 import rnn_jax as rj
-from cases import make_batch, make_network, make_params
+from fixtures import make_batch, make_network, make_params
 network = make_network(rj.elman())
 params, algorithm = make_params(network), rj.data_parallel(rj.bptt(network), jax.devices())
 with pytest.raises(rj.InputError, match="batch_size is 3; it must be a multiple of 2, the number of devices"):
@@ -117,7 +117,7 @@ def test_a_loop_of_the_users_own_ends():
         """
 import optax
 import rnn_jax as rj
-from cases import make_batch, make_network, make_params
+from fixtures import make_batch, make_network, make_params
 from rnn_jax import train
 jax.config.update("jax_numpy_dtype_promotion", "standard")
 network = make_network(rj.elman(), inputs=30, hidden=64, outputs=30)

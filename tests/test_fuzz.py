@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import optax
 import pytest
-from cases import make_batch, make_params, make_state, update_of
+from fixtures import make_batch, make_params, make_state, update_of
 from test_experiments import script
 
 import rnn_jax as rj
@@ -94,6 +94,11 @@ def run(step, state, batch, steps, every):
     return list(train.run(step, state, lambda index: batch, steps, every))
 
 
+def settings(algorithm):
+    """What an algorithm is built with beside the network, by default."""
+    return {name: each.default for name, each in list(inspect.signature(algorithm).parameters.items())[1:]}
+
+
 def update(algorithm):
     return lambda network, **rest: update_of(algorithm(network))(**rest)
 
@@ -146,13 +151,14 @@ CALLS = {
     "sample": lambda g: (
         rj.sample, {**g.tokens, "key": KEY, "prime": np.array([1, 2, 3]), "length": 2, "temperature": 0.5}),
     "unroll": lambda g: (rj.unroll, {"cell": rj.gru(), "layer": g.params.layers[0], "s0": g.state[0], **g.xs}),
-    "bptt": lambda g: (rj.bptt, {"network": TOKENS, "segment": 2, "recompute": False}),
-    "autodiff": lambda g: (rj.autodiff, {"network": TOKENS}),
+    **{name: lambda g, algorithm=algorithm: (algorithm, {"network": TOKENS, **settings(algorithm)})
+       for name, algorithm in rj.ALGORITHMS.items()},
+    **{f"{name}.init": lambda g, algorithm=algorithm: (
+        algorithm(TOKENS).init, {"params": g.params, "batch_size": B}) for name, algorithm in rj.ALGORITHMS.items()},
+    **{f"{name}.update": lambda g, algorithm=algorithm: (
+        update(algorithm), g.window, "carry.recurrent") for name, algorithm in rj.ALGORITHMS.items()},
     "data_parallel": lambda g: (rj.data_parallel, {"algorithm": rj.bptt(TOKENS), "devices": jax.devices()}),
     "devices_for": lambda g: (rj.devices_for, {"batch_size": B}),
-    "bptt.init": lambda g: (rj.bptt(TOKENS).init, {"params": g.params, "batch_size": B}),
-    "bptt.update": lambda g: (update(rj.bptt), g.window, "carry.recurrent"),
-    "autodiff.update": lambda g: (update(rj.autodiff), g.window, "carry.recurrent"),
     "bptt.update of floats": lambda g: (update(rj.bptt), g.floats, "carry.recurrent"),
     "value_and_grad": lambda g: (rj.value_and_grad, {"algorithm": rj.bptt(TOKENS)}),
     "value_and_grad()": lambda g: (

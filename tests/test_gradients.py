@@ -8,11 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import (
-    CELLS,
+from fixtures import (
     TOLERANCE,
     assert_close,
     assert_same,
+    cells,
+    exact_algorithms,
     make_batch,
     make_network,
     make_params,
@@ -24,8 +25,6 @@ from jax.test_util import check_grads
 import rnn_jax as rj
 from rnn_jax import network as net
 from rnn_jax.recurrence import forward
-
-cells = pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
 
 
 def both(network, params, state, batch, **options):
@@ -229,7 +228,7 @@ def test_loss_by_finite_differences(cell):
     check_grads(jax.jit(loss), (params,), order=1, modes=["rev"])
 
 
-@pytest.mark.parametrize("algorithm", [rj.bptt, rj.autodiff])
+@exact_algorithms
 @cells
 def test_windows_carry_the_state(cell, algorithm):
     """Losses of windows add up to the whole; the gradient is that with a stop_gradient at each window's start."""
@@ -256,7 +255,7 @@ def test_windows_carry_the_state(cell, algorithm):
     assert_close(total, jax.jit(jax.grad(truncated))(params), 1e-12)
 
 
-@pytest.mark.parametrize("algorithm", [rj.bptt, rj.autodiff])
+@exact_algorithms
 @pytest.mark.parametrize("inputs", [None, "float64"], ids=["tokens", "floats"])
 @cells
 def test_padding_never_changes_anything(cell, inputs, algorithm):
@@ -303,7 +302,7 @@ def test_no_gradient_flows_back_through_a_reset(cell):
     assert_same((whole, grads), (first + second, jax.tree.map(jnp.add, first_grads, second_grads)), 1e-12)
 
 
-@pytest.mark.parametrize("algorithm", [rj.bptt, rj.autodiff])
+@exact_algorithms
 def test_one_trace(algorithm):
     network = make_network(rj.lstm(), 2)
     built = algorithm(network)

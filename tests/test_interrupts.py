@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import optax
 import pytest
-from cases import make_batch, make_network, make_params
+from fixtures import make_batch, make_network, make_params
 
 import rnn_jax as rj
 from rnn_jax import train

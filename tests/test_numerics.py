@@ -6,7 +6,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import CELLS, TOLERANCE, assert_same, make_batch, make_network, make_params, make_state, update_of
+from fixtures import (
+    CELLS,
+    TOLERANCE,
+    assert_same,
+    cells,
+    exact_algorithms,
+    make_batch,
+    make_network,
+    make_params,
+    make_state,
+    update_of,
+)
 
 import rnn_jax as rj
 from rnn_jax import network as net
@@ -17,10 +28,8 @@ from rnn_jax.recurrence import forward
 T, B, STEP, ROW = 9, 3, 4, 1
 
 pytestmark = pytest.mark.filterwarnings("ignore:record_property is incompatible")
-cells = pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
-dtypes = pytest.mark.parametrize("dtype", ["float64", "float32"])
-algorithms = pytest.mark.parametrize("algorithm", [rj.bptt, rj.autodiff])
 
+dtypes = pytest.mark.parametrize("dtype", ["float64", "float32"])
 
 apply = jax.jit(net.apply, static_argnums=0)
 jitted = functools.cache(lambda algorithm, network: jax.jit(update_of(algorithm(network))))
@@ -247,7 +256,7 @@ def from_step(step, row=ROW):
     return (np.arange(T)[:, None] >= step) & (np.arange(B)[None, :] == row)
 
 
-@algorithms
+@exact_algorithms
 @cells
 def test_nan_in_an_input(cell, algorithm):
     """It stays in its row, from its step on, up to a reset."""
@@ -259,7 +268,7 @@ def test_nan_in_an_input(cell, algorithm):
     assert_surfaces(algorithm, network, params, state, batch._replace(xs=xs, reset=reset), only)
 
 
-@algorithms
+@exact_algorithms
 @cells
 def test_nan_between_two_windows(cell, algorithm):
     """In one unit of the state carried on, in each layer and each state value."""
@@ -270,7 +279,7 @@ def test_nan_between_two_windows(cell, algorithm):
         assert_surfaces(algorithm, network, params, jax.tree.unflatten(structure, bad), batch, from_step(0))
 
 
-@algorithms
+@exact_algorithms
 @cells
 def test_nan_in_a_weight(cell, algorithm):
     """In any leaf, at one place: every step is NaN, but for the row of a token, which counts from its first one on."""

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 import optax.contrib
 import pytest
-from cases import make_batch, make_network, make_params
+from fixtures import make_batch, make_network, make_params
 
 import rnn_jax as rj
 from rnn_jax import checkpoint, train

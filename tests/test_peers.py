@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import assert_close, update_of
+from fixtures import assert_close, update_of
 
 import rnn_jax as rj
 from rnn_jax import recurrence

@@ -6,8 +6,17 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
-from cases import CELLS, assert_close, assert_same, make_batch, make_network, make_params, make_state, update_of
+from fixtures import (
+    CELLS,
+    assert_close,
+    assert_same,
+    cells,
+    make_batch,
+    make_network,
+    make_params,
+    make_state,
+    update_of,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,8 +25,6 @@ from rnn_jax import network as net
 
 TOLERANCE = 1e-12
 T, B = 6, 4
-
-cells = pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
 ten = settings(max_examples=10, derandomize=True, deadline=None, database=None)
 seeds, flags = st.integers(0, 2**16), st.booleans()
 

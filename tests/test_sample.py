@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import make_network, make_params
+from fixtures import make_network, make_params
 
 import rnn_jax as rj
 

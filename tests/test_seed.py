@@ -12,6 +12,7 @@ import jax
 import numpy as np
 import optax
 import pytest
+from fixtures import exact_algorithms
 
 import rnn_jax as rj
 
@@ -129,7 +130,7 @@ def case(request):
 
 
 @pytest.mark.parametrize("sizes", SIZES)
-@pytest.mark.parametrize("algorithm", [rj.bptt, rj.autodiff])
+@exact_algorithms
 def test_library_is_the_plain_loop(algorithm, sizes):
     args = problem(sizes)
     errors = differences(library(*args, algorithm), backward(*args))

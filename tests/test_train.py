@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from cases import CELLS, make_batch, make_network, make_params
+from fixtures import cells, make_batch, make_network, make_params
 
 import rnn_jax as rj
 from rnn_jax import checkpoint, train
@@ -32,7 +32,7 @@ def copy(tree):
     return jax.tree.map(jnp.copy, tree)
 
 
-@pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
+@cells
 def test_overfits_one_batch(cell):
     network = make_network(cell, hidden=24)
     optimiser = optax.adam(0.02)
@@ -160,7 +160,7 @@ def test_one_trace_of_the_step():
         state, _ = step(state, make_batch(network, 5, 3, seed=index))
 
 
-@pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
+@cells
 def test_the_step_lowers_for_every_accelerator(cell):
     network = make_network(cell, 2)
     optimiser = optax.adam(0.01)

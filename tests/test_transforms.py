@@ -4,12 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import CELLS, assert_close, make_batch, make_network, make_params, make_state
+from fixtures import assert_close, cells, make_batch, make_network, make_params, make_state
 from test_data_parallel import with_devices
 
 import rnn_jax as rj
-
-cells = pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
 
 
 def test_unroll_inside_shard_map_with_its_default_checks():
@@ -19,7 +17,7 @@ def test_unroll_inside_shard_map_with_its_default_checks():
         """
 import jax.numpy as jnp
 import rnn_jax as rj
-from cases import CELLS, assert_close, make_batch, make_network, make_params, make_state
+from fixtures import CELLS, assert_close, make_batch, make_network, make_params, make_state
 from jax.sharding import PartitionSpec as P
 mesh = jax.make_mesh((2,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,))
 for cell in CELLS.values():

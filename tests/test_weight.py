@@ -8,13 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from cases import assert_same, make_batch, make_network, make_params
+from fixtures import assert_same, exact_algorithms, make_batch, make_network, make_params
 
 import rnn_jax as rj
 from rnn_jax import network as net
 from rnn_jax import train
 
-ALGORITHMS = pytest.mark.parametrize("algorithm", [rj.bptt, rj.autodiff])
 LOSSES = pytest.mark.parametrize("loss", [rj.softmax_cross_entropy(), rj.squared_error()], ids=lambda loss: loss.name)
 
 
@@ -79,7 +78,7 @@ def test_two_windows_equal_autodiff(loss, dtype):
         chex.assert_trees_all_close(*carries, rtol=1e-12)
 
 
-@ALGORITHMS
+@exact_algorithms
 def test_loss_and_gradient_are_the_weighted_sums(algorithm):
     """The sum over steps of w times what the step gives alone, under a mask of its own."""
     network = make_network(rj.elman())
@@ -152,7 +151,7 @@ def weighted(network, value, valid):
 
 
 @BAD
-@ALGORITHMS
+@exact_algorithms
 def test_a_bad_weight_is_refused_where_it_can_be_seen(algorithm, bad):
     network = make_network(rj.elman())
     params, batch = make_params(network), weighted(network, bad, True)
@@ -178,7 +177,7 @@ def test_a_bad_weight_stops_a_run(bad):
     assert not np.isfinite(metrics.loss)
 
 
-@ALGORITHMS
+@exact_algorithms
 def test_the_weight_of_a_masked_step_is_ignored(algorithm):
     network, optimiser = make_network(rj.gru()), optax.sgd(0.1)
     params, method = make_params(network), algorithm(network)

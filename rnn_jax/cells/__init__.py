@@ -4,5 +4,22 @@ from rnn_jax.cells.elman import elman, indrnn
 from rnn_jax.cells.gru import gru
 from rnn_jax.cells.lstm import lstm
 from rnn_jax.cells.min_gru import min_gru
+from rnn_jax.types import Cell
 
-__all__ = ["elman", "gru", "indrnn", "lstm", "min_gru"]
+CELLS: dict[str, Cell] = {
+    "elman": elman(),
+    "elman-relu-leaky": elman("relu", leak=0.4),
+    "elman-identity": elman("identity"),
+    "elman-learned-leak": elman(leak="learned"),
+    "elman-diagonal": elman(diagonal=True),
+    "indrnn": indrnn(),
+    "lstm": lstm(),
+    "lstm-peepholes": lstm(peepholes=True),
+    "lstm-diagonal": lstm(diagonal=True),
+    "gru": gru(),
+    "gru-diagonal": gru(diagonal=True),
+    "min_gru": min_gru(),
+}
+"""Every cell and every option that changes its equations, by name: what tests, matrix and scripts run over."""
+
+__all__ = ["CELLS", "elman", "gru", "indrnn", "lstm", "min_gru"]

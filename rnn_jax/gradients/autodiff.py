@@ -5,10 +5,8 @@ from typing import Any
 import jax
 
 from rnn_jax import network as net
-from rnn_jax import stack
-from rnn_jax.checks import check_network, check_update
-from rnn_jax.losses import total_weight, weighted_losses
-from rnn_jax.ops import affine
+from rnn_jax.checks import check_init, check_network, check_update
+from rnn_jax.losses import total_weight
 from rnn_jax.types import Algorithm, Array, Batch, Carry, Cell, Estimate, Loss, Network, Params, State, Units
 
 
@@ -21,15 +19,14 @@ def autodiff(network: Network) -> Algorithm:
     check_network(network)
 
     def init(params: Params, batch_size: int, key: Array | None = None) -> Carry:
-        return Carry(net.initial_state(network, params, batch_size))
+        check_init(network, params, batch_size)
+        return Carry(net.zero_states(network, batch_size, params.V.dtype))
 
     def update(params: Params, carry: Carry, batch: Batch) -> tuple[Carry, Estimate]:
         check_update(network, params, carry, batch)
 
         def loss_of(params: Params) -> tuple[Array, State]:
-            hs, recurrent = stack.forward(network, params, carry.recurrent, batch.xs, batch.mask, batch.reset)
-            os = affine(hs, params.V, params.c)
-            return weighted_losses(network.loss, os, batch.ys, batch.mask, batch.weight).sum(), recurrent
+            return net.window_loss(network, params, carry.recurrent, batch)
 
         (loss, recurrent), grads = jax.value_and_grad(loss_of, has_aux=True)(params)
         return Carry(recurrent), Estimate(loss, grads, total_weight(batch))

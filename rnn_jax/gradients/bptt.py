@@ -9,7 +9,7 @@ from jax import lax
 
 from rnn_jax import network as net
 from rnn_jax import ops, stack
-from rnn_jax.checks import check_bool, check_int, check_network, check_update
+from rnn_jax.checks import check_bool, check_init, check_int, check_network, check_update
 from rnn_jax.losses import total_weight, weighted_errors, weighted_losses
 from rnn_jax.precision import accumulation_dtype
 from rnn_jax.stack import Stack, Trajectories
@@ -61,7 +61,8 @@ def bptt(network: Network, segment: int | None = None, recompute: bool = False) 
     check_bool(recompute, "recompute")
 
     def init(params: Params, batch_size: int, key: Array | None = None) -> Carry:
-        return Carry(net.initial_state(network, params, batch_size))
+        check_init(network, params, batch_size)
+        return Carry(net.zero_states(network, batch_size, params.V.dtype))
 
     def update(params: Params, carry: Carry, batch: Batch) -> tuple[Carry, Estimate]:
         check_update(network, params, carry, batch)

@@ -24,7 +24,7 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(table)
-    return int(not all(finding.ok for *_, findings in found for finding in findings))
+    return int(not all(result.ok for *_, results in found for result in results.values()))
 
 
 sys.exit(main())

@@ -10,9 +10,10 @@ import numpy as np
 from rnn_jax.checks import describe, require
 from rnn_jax.gradients import bptt
 from rnn_jax.gradients.autodiff import step_adjoint
-from rnn_jax.testing.algorithm import FEATURES, MASKED_AND_RESET, measure
-from rnn_jax.testing.cases import TOLERANCE
-from rnn_jax.testing.findings import Finding, exact_arithmetic, settle
+from rnn_jax.testing.algorithm import scenario_results
+from rnn_jax.testing.fixtures import TOLERANCE
+from rnn_jax.testing.report import Result, exact_arithmetic, holds, raise_on_failure
+from rnn_jax.testing.scenarios import BFLOAT16, EVERYTHING, FLOAT32, whole
 from rnn_jax.types import Cell, Exact, Units
 
 B, H = 4, 5
@@ -26,7 +27,7 @@ Point = tuple[Any, ...]
 """What a step is given: (s_prev, z, *p), or (s_prev, u, v, *p)."""
 
 
-def check_cell(cell: Cell) -> list[Finding]:
+def check_cell(cell: Cell) -> list[Result]:
     """Prove a cell: every entry of its adjoint, and the gradient of a network made of it.
 
     Looked at, in this order: that it names its states and gates and gives a bias for each; that step and adjoint keep
@@ -36,7 +37,7 @@ def check_cell(cell: Cell) -> list[Finding]:
     by 1, 3, 10 … 10⁴; and that ``bptt`` of a network of such cells equals ``jax.grad``.
 
     Returns:
-      What was measured.
+      All results.
 
     Raises:
       ConformanceError: the claims that fail, each with the output, the input, the unit and the size; a cell that raises
@@ -45,11 +46,11 @@ def check_cell(cell: Cell) -> list[Finding]:
     """
     require(isinstance(cell, Cell), "cell", describe(cell), "a Cell, like elman()")
     with exact_arithmetic():
-        return settle(f"cell {cell.name}", cell_findings(cell))
+        return raise_on_failure(f"cell {cell.name}", cell_results(cell))
 
 
-def cell_findings(cell: Cell) -> Iterator[Finding]:
-    """The findings of ``check_cell``, one by one; the first failure of form ends them."""
+def cell_results(cell: Cell) -> Iterator[Result]:
+    """The results of ``check_cell``, one by one; the first failure of form ends them."""
     for form in _form(cell):
         yield form
         if not form.ok:
@@ -58,8 +59,8 @@ def cell_findings(cell: Cell) -> Iterator[Finding]:
     for dtype in TOLERANCE:
         yield from _adjoint(cell, dtype)
     yield _linear(cell)
-    for case in (FEATURES[0], *MASKED_AND_RESET):
-        yield measure(bptt, Exact(), cell, case)
+    for scenario in (whole(EVERYTHING), FLOAT32, BFLOAT16):
+        yield from scenario_results(bptt, Exact(), cell, scenario)
 
 
 def _point(cell: Cell, dtype: str, seed: int = 0) -> Point:
@@ -85,12 +86,12 @@ def _names(cell: Cell) -> list[tuple[str, ...]]:
     return [tuple(f"{state}_prev" for state in cell.states), *inputs, *((each.name,) for each in cell.parameters)]
 
 
-def _form(cell: Cell) -> Iterator[Finding]:
+def _form(cell: Cell) -> Iterator[Result]:
     listed = [type(part).__name__ for part in (cell.states, cell.gates, cell.bias) if not isinstance(part, tuple)]
-    yield Finding("names", f"states, gates and bias are tuples, not {listed[:1]}", float(len(listed)), 0.0)
+    yield holds("names", f"states, gates and bias are tuples, not {listed[:1]}", not listed)
     S, G = len(cell.states), len(cell.gates)
     named = S > 0 and G > 0 and len(set(cell.states)) == S and len(set(cell.gates)) == G and len(cell.bias) == G
-    yield Finding("names", f"{S} states, {G} gates and {len(cell.bias)} biases", float(not named), 0.0)
+    yield holds("names", f"{S} states, {G} gates and {len(cell.bias)} biases", named)
     for dtype in TOLERANCE:
         traces: list[int] = []
 
@@ -105,7 +106,7 @@ def _form(cell: Cell) -> Iterator[Finding]:
         inputs, P = ["δu", "δv"] if cell.separate else ["δz"], len(cell.parameters)
         complete = len(adjoints) == 1 + len(inputs) + P
         form = f"the adjoint returns {len(adjoints)} parts, wanted δs_prev, {', '.join(inputs)} and {P} of δp"
-        yield Finding("structure", form, float(not complete), 0)
+        yield holds("structure", form, complete)
         if not complete:
             return
         wanted = [("s", s, S), ("δs_prev", adjoints[0], S), ("δp", tuple(adjoints[1 + len(inputs) :]), P)]
@@ -114,17 +115,15 @@ def _form(cell: Cell) -> Iterator[Finding]:
             fits = isinstance(units, tuple) and len(units) == count
             fits = fits and all(a.shape == (B, H) and a.dtype == dtype for a in units)
             seen = f"a {type(units).__name__} of ({', '.join(map(describe, jax.tree.leaves(units)))})"
-            yield Finding(
-                "shape and dtype", f"{name} is {seen}, wanted a tuple of {count} × {dtype}[{B},{H}]", float(not fits), 0
-            )
+            yield holds("shape and dtype", f"{name} is {seen}, wanted a tuple of {count} × {dtype}[{B},{H}]", fits)
         fits = isinstance(residual, tuple) and all(getattr(a, "shape", None) == (B, H) for a in residual)
-        yield Finding("shape and dtype", f"the residual is a tuple of arrays [{B},{H}]", float(not fits), 0)
+        yield holds("shape and dtype", f"the residual is a tuple of arrays [{B},{H}]", fits)
         same = jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), first, second))
-        yield Finding("repeats itself", dtype, float(not same), 0.0)
-        yield Finding("one trace", dtype, float(len(traces) - 1), 0.0)
+        yield holds("repeats itself", dtype, same)
+        yield holds("one trace", f"{len(traces)} for two calls, {dtype}", len(traces) == 1)
 
 
-def _units(cell: Cell) -> Iterator[Finding]:
+def _units(cell: Cell) -> Iterator[Result]:
     """Change everything at one unit of one row: no other unit may notice, bitwise."""
     one, other = ((_point(cell, "float64", seed), _point(cell, "float64", seed + 1)[0]) for seed in (0, 2))
     here = jnp.zeros((B, H), bool).at[1, 2].set(True)
@@ -132,7 +131,7 @@ def _units(cell: Cell) -> Iterator[Finding]:
     before, after = (_both(cell, *arguments) for arguments in (one, changed))
     for name, a, b in zip(("s", "residual", "adjoint"), _thirds(before), _thirds(after), strict=True):
         leaks = sum(int(((x != y) & ~here).sum()) for x, y in zip(a, b, strict=True))
-        yield Finding("unit-wise", f"{name}: units that change with unit 2 of row 1", float(leaks), 0.0)
+        yield holds("unit-wise", f"{name}: {leaks} others change with unit 2 of row 1", leaks == 0)
 
 
 def _thirds(parts: tuple[Any, ...]) -> tuple[list[jax.Array], ...]:
@@ -140,7 +139,7 @@ def _thirds(parts: tuple[Any, ...]) -> tuple[list[jax.Array], ...]:
     return jax.tree.leaves(s), jax.tree.leaves(residual), jax.tree.leaves(adjoints)
 
 
-def _adjoint(cell: Cell, dtype: str) -> Iterator[Finding]:
+def _adjoint(cell: Cell, dtype: str) -> Iterator[Result]:
     """Each entry ∂(output)/∂(input) of every unit, by the adjoint of a unit vector and by jax.vjp."""
     names = [name for part in _names(cell) for name in part]
     ways = [(name, scale) for scale in SCALES for name in ("everything", *names)]
@@ -172,7 +171,7 @@ def _adjoint(cell: Cell, dtype: str) -> Iterator[Finding]:
             row, unit = (int(i) for i in np.unravel_index(error[way].argmax(), error[way].shape))
             scaled = "" if ways[way][1] == 1 else f" with {ways[way][0]} × {ways[way][1]:g}"
             where = f"∂{output}/∂{name} at unit {unit} of row {row}{scaled} is {mine[way, row, unit]:.6g}"
-            yield Finding(
+            yield Result(
                 "adjoint",
                 f"{where}, by jax.vjp {reference[way, row, unit]:.6g}, in {dtype}",
                 float(error[way, row, unit]),
@@ -180,10 +179,10 @@ def _adjoint(cell: Cell, dtype: str) -> Iterator[Finding]:
             )
 
 
-def _linear(cell: Cell) -> Finding:
+def _linear(cell: Cell) -> Result:
     """The adjoint of a random δs is the sum of the unit vectors' ones."""
     point, delta_s = _point(cell, "float64"), _point(cell, "float64", seed=7)[0]
     ours, reference = _both(cell, point, delta_s)[2:], step_adjoint(cell, point, delta_s)
     pairs = zip(jax.tree.leaves(ours), jax.tree.leaves(reference), strict=True)
     largest = max(float((jnp.abs(a - b) / jnp.maximum(1.0, jnp.abs(b))).max()) for a, b in pairs)
-    return Finding("adjoint, linear", "a random δs", largest, 10 * ROUNDINGS * float(jnp.finfo("float64").eps))
+    return Result("adjoint, linear", "a random δs", largest, 10 * ROUNDINGS * float(jnp.finfo("float64").eps))

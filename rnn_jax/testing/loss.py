@@ -9,8 +9,8 @@ import numpy as np
 from rnn_jax.checks import check_parts
 from rnn_jax.gradients.autodiff import loss_error
 from rnn_jax.precision import accumulation_dtype
-from rnn_jax.testing.cases import TOLERANCE
-from rnn_jax.testing.findings import Finding, exact_arithmetic, settle
+from rnn_jax.testing.fixtures import TOLERANCE
+from rnn_jax.testing.report import Result, exact_arithmetic, holds, raise_on_failure
 from rnn_jax.types import Array, Loss
 
 N, K = 24, 7
@@ -18,7 +18,7 @@ ROUNDINGS = 32
 MARGIN, OFFSET = 14.0, 1e4
 
 
-def check_loss(loss: Loss) -> list[Finding]:
+def check_loss(loss: Loss) -> list[Result]:
     """Prove a loss: its error is the derivative of its value, and neither loses its digits.
 
     Value and error in float64, float32 and bfloat16 are compared with the value in float64, on the same numbers, and
@@ -34,18 +34,18 @@ def check_loss(loss: Loss) -> list[Finding]:
     """
     check_parts(loss, "loss", Loss, "a Loss, like squared_error()")
     with exact_arithmetic():
-        return settle(f"loss {loss.name}", loss_findings(loss))
+        return raise_on_failure(f"loss {loss.name}", loss_results(loss))
 
 
-def loss_findings(loss: Loss) -> Iterator[Finding]:
-    """The findings of ``check_loss``, one by one; the first failure of form ends them."""
+def loss_results(loss: Loss) -> Iterator[Result]:
+    """The results of ``check_loss``, one by one; the first failure of form ends them."""
     for dtype in TOLERANCE:
         precise_dtype = accumulation_dtype(jnp.dtype(dtype))
         for name, (o, y) in _cases(loss, dtype).items():
             value, error = jax.jit(lambda o, y: (loss.value(o, y), loss.error(o, y)))(o, y)
             for part, array, shape, kind in (("value", value, (N,), precise_dtype), ("error", error, (N, K), dtype)):
                 fits = array.shape == shape and array.dtype == kind
-                form = Finding("shape and dtype", f"{part} of {dtype} is {array.dtype}{shape}", float(not fits), 0.0)
+                form = holds("shape and dtype", f"{part} of {dtype} is {array.dtype}{shape}", fits)
                 yield form
                 if not form.ok:
                     return
@@ -57,7 +57,7 @@ def loss_findings(loss: Loss) -> Iterator[Finding]:
             ):
                 rounding = float(jnp.finfo(kind).eps)
                 where = f"{dtype}, {name}"
-                yield Finding(part, where, _worst_row(ours, exact), ROUNDINGS * rounding)
+                yield Result(part, where, _worst_row(ours, exact), ROUNDINGS * rounding)
 
 
 def _worst_row(ours: Array, reference: Array) -> float:

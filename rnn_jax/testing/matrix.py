@@ -1,43 +1,86 @@
-"""The conformance matrix: the worst error of every algorithm, cell and dtype, feature by feature."""
+"""The conformance matrix: for every algorithm and cell, the largest error of what its claim says."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 import jax
 
+from rnn_jax.cells import CELLS
 from rnn_jax.checks import require
 from rnn_jax.gradients import ALGORITHMS
-from rnn_jax.testing.algorithm import FEATURES, measure
-from rnn_jax.testing.cases import CELLS, TOLERANCE
-from rnn_jax.testing.findings import Finding, exact_arithmetic
-from rnn_jax.types import Exact
+from rnn_jax.testing import claims
+from rnn_jax.testing.algorithm import scenario_results
+from rnn_jax.testing.fixtures import TOLERANCE
+from rnn_jax.testing.report import Result, exact_arithmetic
+from rnn_jax.testing.scenarios import JOINT, PLAIN, Factory, network_of, supports
+from rnn_jax.types import Biased, Cell, Claim, Unbiased
 
 BEGIN, END = "<!-- conformance matrix: python -m rnn_jax.testing --write README.md -->", "<!-- end -->"
 
-Row = tuple[str, str, str, list[Finding]]
+COLUMNS = (
+    "loss, weight, state, readout",
+    "exact, float64",
+    "exact, float32",
+    "exact, bfloat16",
+    "unbiased: mean of all outcomes",
+    "biased: in its limit",
+)
+Row = tuple[str, str, str, dict[str, Result]]
+"""Algorithm, claim, cell, and the worst result of each column that the claim has."""
+
+
+def pairs() -> Iterator[tuple[str, str]]:
+    """The names of each algorithm and of each cell that it supports; ``autodiff`` is the reference and has none."""
+    for name, algorithm in ALGORITHMS.items():
+        for cell_name, cell in CELLS.items():
+            if name != "autodiff" and supports(algorithm, network_of(cell, PLAIN)):
+                yield name, cell_name
 
 
 def rows() -> Iterator[Row]:
-    """``(algorithm, cell, dtype, findings)``, a finding for each feature."""
-    for name, algorithm in ALGORITHMS.items():
-        if name == "autodiff":  # the reference itself
-            continue
-        for cell_name, cell in CELLS.items():
-            for dtype in TOLERANCE:
-                with exact_arithmetic():
-                    cases = [case._replace(dtype=dtype) for case in FEATURES]
-                    yield name, cell_name, dtype, [measure(algorithm, Exact(), cell, case) for case in cases]
+    """A row for each pair."""
+    for name, cell_name in pairs():
+        algorithm, cell = ALGORITHMS[name], CELLS[cell_name]
+        claim = algorithm(network_of(cell, PLAIN)).claim
+        with exact_arithmetic():
+            results = _results(algorithm, claim, cell)
+        worst = {column: max(each, key=lambda result: result.error) for column, each in results.items() if each}
+        yield name, type(claim).__name__, cell_name, worst
+
+
+def _results(algorithm: Factory, claim: Claim, cell: Cell) -> dict[str, list[Result]]:
+    """All results of each column."""
+    results: dict[str, list[Result]] = {column: [] for column in COLUMNS}
+    for scenario in JOINT:
+        for result in scenario_results(algorithm, None, cell, scenario):
+            if result.check == "gradient":
+                results[f"exact, {scenario.dtype}"].append(result)
+            elif scenario.dtype == "float64":
+                results[COLUMNS[0]].append(result)
+    if isinstance(claim, Unbiased):
+        results[COLUMNS[4]] += [each for each in claims.unbiased(algorithm, claim, cell) if "outcomes" in each.check]
+    if isinstance(claim, Biased):
+        results[COLUMNS[5]] += [each for each in claims.biased(algorithm, claim, cell) if "limit" in each.check]
+    return results
 
 
 def markdown(found: list[Row]) -> str:
     """The matrix as a table, with what it was measured on."""
-    head = ["algorithm", "cell", "dtype", *(case.name for case in FEATURES), "may be"]
+    columns = [name for name in COLUMNS if any(name in results for *_, results in found)]
+    head = ["algorithm", "claim", "cell", *columns]
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
-    for name, cell, dtype, findings in found:
-        errors = [f"{finding.error:.0e}" + ("" if finding.ok else " ✗") for finding in findings]
-        lines.append(f"| {' | '.join([name, cell, dtype, *errors, f'{TOLERANCE[dtype]:.0e}'])} |")
+    for name, claim, cell, results in found:
+        errors = [
+            f"{results[column].error:.0e}" + ("" if results[column].ok else " ✗") if column in results else "–"
+            for column in columns
+        ]
+        lines.append(f"| {' | '.join([name, claim, cell, *errors])} |")
+    tolerances = [
+        TOLERANCE[name.split(", ")[1]] if name.startswith("exact") else TOLERANCE["float64"] for name in columns
+    ]
+    lines.append(f"| tolerance | | | {' | '.join(f'{each:.0e}' for each in tolerances)} |")
     where = f"jax {jax.__version__}, {jax.devices()[0].device_kind}, matmul precision highest"
-    return "\n".join([*lines, "", f"Worst leaf, ‖g − ref‖ / ‖ref‖ ({where}).", ""])
+    return "\n".join([*lines, "", f"Worst leaf and sequence, ‖g − ref‖ / ‖ref‖ ({where}).", ""])
 
 
 def write(path: Path, table: str) -> None:

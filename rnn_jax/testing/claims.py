@@ -1,0 +1,182 @@
+"""What an algorithm says of its gradient, tested for just that: exact, unbiased, or biased with a limit."""
+
+import math
+from collections.abc import Iterator
+from statistics import NormalDist
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rnn_jax.diagnostics import compare, worst
+from rnn_jax.gradients.autodiff import autodiff
+from rnn_jax.testing.contract import Trial, difference
+from rnn_jax.testing.fixtures import TOLERANCE, make_network, make_params
+from rnn_jax.testing.report import Result, holds
+from rnn_jax.testing.scenarios import (
+    DEEP,
+    EVERYTHING,
+    PLAIN,
+    Factory,
+    Measured,
+    Scenario,
+    gradient_error,
+    inputs_of,
+    network_of,
+    reference,
+    run,
+    supports,
+    tolerance_of,
+    total_gradient,
+    whole,
+)
+from rnn_jax.types import Array, Batch, Biased, Cell, Exact, Network, Params, Unbiased
+
+KEYS = 4096
+"""Draws of a z-test."""
+ERROR_RATE = 1e-6
+"""How often a z-test may fail on an unbiased algorithm."""
+TOGETHER = 1024
+"""Draws computed at once."""
+
+
+def exact(measured: Measured, claim: Exact, network: Network, scenario: Scenario, where: str) -> Result:
+    """The gradient, summed over the windows, is autodiff's: of each window, or of the whole sequence."""
+    expected = reference(network, whole(scenario) if claim.across_windows else scenario)
+    leaf, error = gradient_error(measured, expected)
+    return Result("gradient", f"{leaf}, {where}", error, tolerance_of(scenario))
+
+
+def exact_laws(each: Trial) -> Iterator[Result]:
+    """What holds for an exact gradient whatever the reference is: padding anywhere, and linearity in the weights."""
+    name, batch = each.network.cells[0].name, each.batch
+
+    def placed(steps: list[int]) -> Batch:
+        at = jnp.asarray(steps)
+        xs, ys, weight = (jnp.full_like(a, jnp.nan).at[at].set(a[:3]) for a in (batch.xs, batch.ys, batch.weight))
+        mask, reset = (jnp.zeros_like(a).at[at].set(b) for a, b in ((batch.mask, True), (batch.reset, batch.reset[:3])))
+        return Batch(xs, ys, mask, reset, weight)
+
+    early, apart = (each.update(each.params, each.carry, placed(steps)) for steps in ([0, 1, 2], [1, 3, 5]))
+    yield Result("padding", f"anywhere, {name}", difference(early, apart), TOLERANCE["float64"])
+    thrice = each.update(each.params, each.carry, batch._replace(weight=3 * batch.weight))[1]
+    once = each.update(each.params, each.carry, batch)[1]
+    error = difference(thrice[:3], jax.tree.map(lambda a: 3 * a, once[:3]))
+    yield Result("weights", f"three times as large, {name}", error, TOLERANCE["float64"])
+
+
+def unbiased(factory: Factory, claim: Unbiased, cell: Cell) -> Iterator[Result]:
+    """The mean is exact: over every outcome where they can be listed, and over keys, as far as chance allows."""
+    for everything, depth in ((False, 1), (True, 1), (True, 2)):
+        network = make_network(cell, depth, inputs=2, hidden=2, outputs=2)
+        if depth > 1 and not supports(factory, network):
+            continue
+        own = factory(network).claim
+        claim = own if isinstance(own, Unbiased) else claim
+        if claim.enumerate is not None:
+            yield _mean_of_outcomes(factory, network, claim, everything)
+        if claim.enumerate is None or (everything, depth) == (True, 1):
+            yield from _mean_over_keys(factory, network, everything)
+
+
+def biased(factory: Factory, claim: Biased, cell: Cell) -> Iterator[Result]:
+    """The gradient is exact in the stated limit, by the same factory with the limit's settings, and not elsewhere."""
+    for scenario in (PLAIN, EVERYTHING, DEEP):
+        network = network_of(cell, scenario)
+        if not supports(factory, network):
+            continue
+        own = factory(network).claim
+        claim = own if isinstance(own, Biased) else claim
+        settings, params, batch = claim.limit(network, *inputs_of(network, scenario))
+        T = batch.xs.shape[0]
+        windows = scenario.windows if sum(scenario.windows) == T else (T,)
+        measured = run(factory(network, **settings), params, batch, windows)
+        expected = run(autodiff(network), params, batch, (T,) if claim.across_windows else windows)
+        leaf, error = gradient_error(measured, expected)
+        where = f"{leaf}, {cell.name}, {scenario}, {claim.description or settings}"
+        yield Result("exact in its limit", where, error, tolerance_of(scenario))
+    network = network_of(cell, EVERYTHING)
+    measured = run(factory(network), *inputs_of(network, EVERYTHING), EVERYTHING.windows)
+    _, error = gradient_error(measured, reference(network, whole(EVERYTHING) if claim.across_windows else EVERYTHING))
+    yield holds("biased elsewhere", f"{cell.name}, or else it should claim Exact", error > 1e-6)
+
+
+def _sequence(network: Network, T: int, everything: bool) -> tuple[Params, Batch, tuple[int, ...]]:
+    """A short sequence of one row, in one window; or in two, with a masked step, a reset and weights, one of them 0."""
+    rng = np.random.default_rng(0)
+    xs, ys = (jnp.asarray(rng.integers(0, 2, (T, 1))) for _ in range(2))
+    if not everything:
+        return make_params(network), Batch(xs, ys), (T,)
+    masked, start, unweighted = 1, max(T - 2, 0), max(T - 3, 0)
+    steps, weight = jnp.arange(T)[:, None], jnp.asarray(rng.uniform(0.5, 2.0, (T, 1)))
+    batch = Batch(
+        xs, ys, steps != masked, (steps == start) | (steps == masked), jnp.where(steps == unweighted, 0, weight)
+    )
+    return make_params(network), batch, (1, T - 1)
+
+
+def _mean_of_outcomes(factory: Factory, network: Network, claim: Unbiased, everything: bool) -> Result:
+    assert claim.enumerate is not None
+    params, batch, windows = _sequence(network, claim.steps, everything)
+    settings, noise = claim.enumerate(network, claim.steps, 1)
+    count = len(jax.tree.leaves(noise)[0])
+
+    @jax.jit
+    def mean(noise: Any) -> Params:
+        def gradient(outcome: Any) -> Params:
+            return total_gradient(run(factory(network, **settings(outcome)), params, batch, windows))
+
+        grads = jax.lax.map(gradient, noise, batch_size=min(TOGETHER, count))
+        average: Params = jax.tree.map(lambda g: g.mean(0), grads)
+        return average
+
+    leaf, error = worst(compare(mean(noise), _exact_gradient(network, params, batch)))
+    case = "mask, reset, weight, 2 windows" if everything else "plain"
+    where = f"{leaf}, {_layers(network)}, {case}, {count} outcomes of {claim.steps} steps"
+    return Result("mean of all outcomes", where, error, TOLERANCE["float64"])
+
+
+def _mean_over_keys(factory: Factory, network: Network, everything: bool) -> Iterator[Result]:
+    params, batch, windows = _sequence(network, 5, everything)
+    algorithm, keys = factory(network), jax.random.split(jax.random.key(0), KEYS)
+
+    @jax.jit
+    def gradients(keys: Array) -> Params:
+        def gradient(key: Array) -> Params:
+            return total_gradient(run(algorithm, params, batch, windows, key))
+
+        drawn: Params = jax.lax.map(gradient, keys, batch_size=TOGETHER)
+        return drawn
+
+    drawn = gradients(keys)
+    expected = _exact_gradient(network, params, batch)
+    where = f"{_layers(network)}, {'mask, reset, weight, 2 windows' if everything else 'plain'}, {KEYS} keys"
+    yield _z_test(drawn, expected, where)
+    varies = any(bool((leaf != leaf[:1]).any()) for leaf in jax.tree.leaves(drawn))
+    yield holds("is random", f"two draws differ, {where}", varies)
+
+
+def _z_test(drawn: Params, expected: Params, where: str) -> Result:
+    """The largest |z| of all elements, with its leaf, and the smallest bias of that leaf which would be found."""
+    size = sum(leaf.size for leaf in jax.tree.leaves(expected))
+    bound = NormalDist().inv_cdf(1 - ERROR_RATE / (2 * size))
+    largest, found = -1.0, ""
+    for (path, leaf), exact in zip(jax.tree.leaves_with_path(drawn), jax.tree.leaves(expected), strict=True):
+        g, ref = np.asarray(leaf), np.asarray(exact)
+        error = g.std(0, ddof=1) / math.sqrt(len(g))
+        z = np.abs(g.mean(0) - ref) / np.maximum(error, 1e-12 * max(np.abs(g).max(), 1e-300))
+        if np.isnan(z).any() or z.max() > largest:
+            largest = math.nan if np.isnan(z).any() else float(z.max())
+            bias = bound * float(np.linalg.norm(error)) / max(float(np.linalg.norm(ref)), 1e-300)
+            name = jax.tree_util.keystr(path).removeprefix(".")
+            found = f"|z| of {name}, where a bias of {bias:.1%} of the leaf's norm would be found"
+    return Result("mean over keys", f"{found}, {where}", largest, bound)
+
+
+def _exact_gradient(network: Network, params: Params, batch: Batch) -> Params:
+    return total_gradient(run(autodiff(network), params, batch, (len(batch.xs),)))
+
+
+def _layers(network: Network) -> str:
+    return f"{len(network.cells)} × {network.cells[0].name}"

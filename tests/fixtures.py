@@ -1,0 +1,59 @@
+"""The networks and batches that the library itself checks on, its registries, and assertions about gradients."""
+
+import pytest
+
+import rnn_jax as rj
+from rnn_jax.cells import CELLS
+from rnn_jax.diagnostics import worst
+from rnn_jax.gradients import ALGORITHMS
+from rnn_jax.testing.fixtures import TOLERANCE, make_batch, make_network, make_params, make_state
+
+__all__ = [
+    "CELLS",
+    "TOLERANCE",
+    "algorithms",
+    "assert_close",
+    "assert_same",
+    "cells",
+    "exact_algorithms",
+    "make_batch",
+    "make_network",
+    "make_params",
+    "make_state",
+    "update_of",
+]
+
+
+EXACT = {
+    name: algorithm
+    for name, algorithm in ALGORITHMS.items()
+    if isinstance(algorithm(make_network(CELLS["elman"])).claim, rj.Exact)
+}
+cells = pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
+algorithms = pytest.mark.parametrize("algorithm", ALGORITHMS.values(), ids=ALGORITHMS)
+exact_algorithms = pytest.mark.parametrize("algorithm", EXACT.values(), ids=EXACT)
+
+
+def update_of(algorithm):
+    """One window of an algorithm with a fresh memory: ``(params, state, batch)`` to loss, gradient, and the state after
+    it."""
+
+    def update(params, state, batch):
+        rows = batch.xs.shape[1] if isinstance(batch, rj.Batch) and getattr(batch.xs, "ndim", 0) > 1 else 1
+        carry = algorithm.init(params, rows)._replace(recurrent=state)
+        carry, estimate = algorithm.update(params, carry, batch)
+        return (estimate.loss, estimate.grads), carry.recurrent
+
+    return update
+
+
+def assert_close(grads, reference, tolerance):
+    leaf, error = worst(rj.compare(grads, reference))
+    assert error <= tolerance, f"{leaf} is off by {error:.1e}"
+
+
+def assert_same(loss_and_grads, reference, tolerance):
+    """Loss and gradients both, norm-wise."""
+    (loss, grads), (reference_loss, reference_grads) = loss_and_grads, reference
+    assert abs(loss - reference_loss) <= tolerance * abs(reference_loss)
+    assert_close(grads, reference_grads, tolerance)
