@@ -1,7 +1,8 @@
 """The benchmark's plots: every program on one case, time and scratch memory against T, and with recomputation."""
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import figures
 from peers import HOISTED, JAX_GRAD, READOUT_OUTSIDE, STANDARD
@@ -28,7 +29,7 @@ def plot_peers(grid: dict[Case, list[Row]], path: Path) -> None:
     H, B, T = max((case[1:4] for case in grid), key=lambda sizes: (-abs(sizes[0] - 256), *sizes))
     shown = [(case, rows) for case, rows in grid.items() if case[1:4] == (H, B, T)]
     groups = _groups([row for _, rows in shown for row in rows])
-    labels = [label for heading, names in groups for label in ([heading] if heading else []) + names]
+    labels = [label for group in groups for label in ([group.heading] if group.heading else []) + group.names]
     title = f"Loss and gradient, H = {H}, B = {B}, T = {T}, float32"
     figure, panels = figures.panels(len(shown), title, 0.9 + 0.21 * len(labels), sharey=True)
     for axes, (case, rows) in zip(panels, shown, strict=True):
@@ -42,7 +43,7 @@ def plot_peers(grid: dict[Case, list[Row]], path: Path) -> None:
         axes.tick_params(axis="y", length=0)
     panels[0].set_yticks(range(len(labels)), labels)
     panels[0].invert_yaxis()
-    headings = {heading for heading, _ in groups}
+    headings = {group.heading for group in groups}
     for label in panels[0].get_yticklabels():
         label.set_fontweight("bold" if label.get_text() in headings else "normal")
     floor = "floor: the model's products at the rate of one large product"
@@ -87,36 +88,41 @@ def plot_crossover(cases: dict[Case, list[Row]], path: Path) -> None:
     figures.save(figure, path)
 
 
-Groups = list[tuple[str, list[str]]]
-"""Headings, and the names of the programs under each; the heading of no group is empty."""
+class Group(NamedTuple):
+    """Programs that stand together in the plot, under a heading, if there is one."""
+
+    heading: str
+    devices: int | None
+    """How many devices these programs use; None: any number."""
+    names: list[str]
 
 
-def _groups(rows: list[Row]) -> Groups:
-    """Programs on the same devices stand together, ours and those of jax.grad, then other libraries, fastest first."""
+def _groups(rows: list[Row]) -> list[Group]:
+    """Programs on equally many devices together, the bptt ones first; then other libraries, the fastest first."""
     names = (BPTT, RECOMPUTED, *JAX_GRAD)
-    groups: Groups = [("", [MATMULS])]
+    groups = [Group("", None, [MATMULS])]
     for devices in sorted({row["devices"] for row in rows}, reverse=True):
         here = {row["program"] for row in rows if row["devices"] == devices}
-        groups.append((f"{devices} device{'s' if devices > 1 else ''}", [name for name in names if name in here]))
+        heading = f"{devices} device{'s' if devices > 1 else ''}"
+        groups.append(Group(heading, devices, [name for name in names if name in here]))
     others = [row for row in rows if row["program"] not in (*names, MATMULS)]
     fastest = sorted(others, key=lambda row: row["milliseconds"])
-    groups.append(("other libraries", list(dict.fromkeys(row["program"] for row in fastest))))
-    return [group for group in groups if group[1]]
+    groups.append(Group("other libraries", None, list(dict.fromkeys(row["program"] for row in fastest))))
+    return [group for group in groups if group.names]
 
 
-def _places(groups: Groups, rows: list[Row]) -> list[tuple[int, Row]]:
+def _places(groups: list[Group], rows: list[Row]) -> list[tuple[int, Row]]:
     """The line of each row in the plot of the groups, counted from the top."""
     places, y = [], 0
-    for heading, names in groups:
+    for heading, devices, names in groups:
         y += bool(heading)
         for name in names:
-            devices = int(heading.split()[0]) if heading[:1].isdigit() else None
             places += [(y, row) for row in rows if row["program"] == name and devices in (row["devices"], None)]
             y += 1
     return places
 
 
-def _legend(figure: Any, names: Any, columns: int | None = None) -> None:
+def _legend(figure: Any, names: Iterable[str], columns: int | None = None) -> None:
     entries = [figures.entry(name, color=figures.PROGRAMS[name], marker="o") for name in names]
     figures.legend_below(figure, entries, columns)
 

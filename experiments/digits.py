@@ -146,7 +146,7 @@ def compare(pool: Executor, seed: int, quick: bool) -> list[dict[str, Any]]:
 
 
 def failures(cases: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The cases in which bptt is beyond its dtype's tolerance; the usual formulas may be."""
+    """The cases in which bptt is beyond its dtype's tolerance; the usual formulas may exceed it."""
     return [case for case in cases if case["method"] == "bptt" and not case["passed"]]
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
-YELLOW, BLUE, VERMILLION, PURPLE = "#F0E442", "#0072B2", "#D55E00", "#CC79A7"
-"""The palette of Okabe and Ito, *Color universal design* (2008)."""
+BLUE, VERMILLION, PURPLE = "#0072B2", "#D55E00", "#CC79A7"
+"""Of the palette of Okabe and Ito, *Color universal design* (2008)."""
 GREY, DARK_GREY = "#BBBBBB", "#666666"
 PROGRAMS = {
     "bptt": BLUE,
