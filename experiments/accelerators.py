@@ -26,7 +26,8 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.experimental import topologies
-from peers import Case, network_of, usual
+from peers import by_jax_grad
+from timing import Case, network_of
 
 import rnn_jax as rj
 from rnn_jax import runs
@@ -54,7 +55,7 @@ Computations = dict[str, list[Instruction]]
 
 
 def programs(case: Case, platform: Literal["cuda", "tpu"], segment: int | None = None) -> list[dict[str, Any]]:
-    """Loss and gradient of a case, by hand and by ``jax.grad`` twice: kernels or cycles per step, and bytes at peak."""
+    """Loss and gradient of a case, by hand and by ``jax.grad``: kernels or cycles per step, and bytes at peak."""
     for name, size in zip(case._fields[1:], case[1:], strict=True):
         check_int(size, name)
     require(case.length > 1, "length", case.length, "2 or more, so that there is a loop over time")
@@ -62,15 +63,10 @@ def programs(case: Case, platform: Literal["cuda", "tpu"], segment: int | None =
     params = jax.eval_shape(lambda key: rj.init(network, key), jax.random.key(0))
     tokens = jax.ShapeDtypeStruct((case.length, case.batch), jnp.int32)
     arguments = jax.tree.map(lambda leaf: leaf.update(sharding=device), (params, rj.Batch(tokens, tokens)))
-    functions = {
-        "bptt": rj.value_and_grad(rj.bptt(network, segment)),
-        "jax.grad, usual scan": usual(network),
-        "jax.grad, inputs outside": rj.value_and_grad(rj.autodiff(network)),
-    }
     rows = []
-    for name, function in functions.items():
+    for name, algorithm in {"bptt": rj.bptt(network, segment), **by_jax_grad(network)}.items():
         with jax.default_matmul_precision("highest"):
-            compiled = jax.jit(function).lower(*arguments).compile()
+            compiled = jax.jit(rj.value_and_grad(algorithm)).lower(*arguments).compile()
         memory, computations = compiled.memory_analysis(), _parse(compiled.as_text())
         if platform == "cuda":
             figures = _kernels(computations, case.length)
@@ -193,12 +189,12 @@ def run(config: Config) -> None:
     case = Case(config.cell, config.hidden, config.batch, config.length, config.vocabulary)
     rows = programs(case, config.platform, config.segment)
     print(f"{config.platform}, {case}, float32, matmul precision highest")
-    unit = "kernels a step, there + back" if config.platform == "cuda" else "estimated cycles a step"
-    print(f"{'program':<26}{unit:>30}{'MB at peak':>12}")
+    unit = "kernels a step, forward + reverse" if config.platform == "cuda" else "estimated cycles a step"
+    print(f"{'program':<26}{unit:>35}{'MB at peak':>12}")
     for row in rows:
         cuda, tpu = "{kernels_forward:.3g} + {kernels_reverse:.3g}", "{cycles_per_step:,.0f}"
         figure = (cuda if config.platform == "cuda" else tpu).format(**row)
-        print(f"{row['program']:<26}{figure:>30}{row['peak_bytes'] / 1e6:>12.1f}")
+        print(f"{row['program']:<26}{figure:>35}{row['peak_bytes'] / 1e6:>12.1f}")
     if config.out:
         runs.write_json(config.out, {"case": case._asdict(), "segment": config.segment, "programs": rows})
 

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import figures
 import jax
 import optax
 from tqdm import tqdm
@@ -376,7 +377,9 @@ def evaluate(
         config.sample,
         config.temperature or 0.0,
     )
+    sizes = {"H": config.hidden, "B": config.batch, "T": config.length}
     return {
+        "model": figures.model(config.cell, **({"layers": config.layers} if config.layers > 1 else {}), **sizes),
         "test_bits": bits(network, state, corpus.test),
         "validation_bits": bits(network, state, corpus.validation),
         "baselines": {
@@ -405,28 +408,20 @@ def report(config: Config, prime: str, summary: dict[str, Any], folder: Path) ->
 
 def plot(lines: list[dict[str, float]], summary: dict[str, Any], path: Path) -> None:
     """Bits per character against steps, with the baselines as lines."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
-    axes.plot(
-        [line["step"] for line in lines], [line["bits"] for line in lines], color="#9db8d2", label="training text"
-    )
+    title = f"{summary['model']}: {summary['test_bits']:.2f} bits per character of test text"
+    figure, (axes,) = figures.panels(1, title, 4.2)
     held_out = [line for line in lines if "validation_bits" in line]
-    validation = [line["validation_bits"] for line in held_out]
-    axes.plot([line["step"] for line in held_out], validation, "o-", color="#1f4e79", label="validation text", ms=4)
-    axes.plot([summary["steps"]], [summary["test_bits"]], "*", color="#b03a2e", label="test text", ms=11)
+    for label, shown, name, style in (
+        ("training text", lines, "bits", {"color": figures.SKY}),
+        ("validation text", held_out, "validation_bits", {"color": figures.BLUE, "marker": "o"}),
+    ):
+        axes.plot([line["step"] for line in shown], [line[name] for line in shown], label=label, **style)
+    axes.plot([summary["steps"]], [summary["test_bits"]], "*", color=figures.VERMILLION, label="test text", ms=11)
     for (name, value), style in zip(summary["baselines"].items(), ("-", "--", ":"), strict=True):
-        axes.axhline(value, color="#777777", lw=1, ls=style, label=f"{name}, {value:.2f}, test text")
-    axes.set(
-        xlabel="step", ylabel="bits per character", title=f"test text: {summary['test_bits']:.2f} bits per character"
-    )
-    axes.legend(frameon=False)
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+        axes.axhline(value, color=figures.DARK_GREY, lw=1, ls=style, label=f"{name}, {value:.2f}, test text")
+    axes.set(xlabel="training step", ylabel="bits per character")
+    axes.legend()
+    figures.save(figure, path)
 
 
 def _at_home(params: rj.Params) -> rj.Params:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import digits
+import figures
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -121,7 +122,7 @@ def run(config: Config) -> int:
     with ThreadPoolExecutor(runs.cores()) as pool:  # compiling is most of the work, and leaves Python free
         if "agreement" in config.parts:
             cases = agreement(config, depths, lengths, pool)
-            plot(cases, max(depths), folder / "error_against_T.png")
+            plot(cases, config, folder / "error_against_T.png")
             summary |= {"largest": largest(cases), "cases": cases}
             failed += sum(not case["passed"] for case in cases)
         if "digits" in config.parts:
@@ -163,42 +164,26 @@ def largest(cases: list[dict[str, Any]]) -> dict[str, float]:
     return {dtype: max(math.inf if math.isnan(error) else error for error in errors[dtype]) for dtype in errors}
 
 
-def plot(cases: list[dict[str, Any]], depth: int, path: Path) -> None:
+def plot(cases: list[dict[str, Any]], config: Config, path: Path) -> None:
     """The worst leaf's error against T, one line a cell, float32 above float64, with the tolerances."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(7, 4.6), layout="constrained")
-    colours = dict(zip((cell.name for cell in CELLS.values()), plt.get_cmap("tab10").colors, strict=False))
+    depth = max(case["depth"] for case in cases)
+    layers = f"{depth} layer{'s' if depth > 1 else ''}"
+    figure, (axes,) = figures.panels(
+        1, f"bptt against jax.grad, H = {config.hidden}, B = {config.batch}, {layers}", 4.6
+    )
+    palette = (figures.BLUE, figures.ORANGE, figures.GREEN, figures.VERMILLION, figures.PURPLE, figures.SKY)
+    colours = dict(zip((cell.name for cell in CELLS.values()), palette, strict=False))
     for dtype, marker in (("float32", "s"), ("float64", "o")):
         for cell, colour in colours.items():
             chosen = [case for case in cases if (case["cell"], case["dtype"], case["depth"]) == (cell, dtype, depth)]
-            label = cell if dtype == "float32" else None
-            errors = [case["error"] for case in chosen]
-            axes.loglog([case["T"] for case in chosen], errors, marker=marker, color=colour, label=label, ms=4, lw=1.2)
-        axes.axhline(TOLERANCES[dtype], color="#777777", lw=1, ls="--")
-        axes.annotate(
-            f"{dtype}: tolerance {TOLERANCES[dtype]:.0e}",
-            (0.01, TOLERANCES[dtype]),
-            xycoords=("axes fraction", "data"),
-            xytext=(2, 3),
-            textcoords="offset points",
-            color="#555555",
-            fontsize=9,
-        )
-    layers = f"{depth} layer{'s' if depth > 1 else ''}"
-    axes.set(
-        xlabel="T, time steps",
-        ylabel="‖bptt − jax.grad‖ / ‖jax.grad‖, worst leaf",
-        ylim=(1e-17, 1e-4),
-        title=f"hand-written against autodiff, {layers}",
-    )
-    axes.legend(frameon=False, ncols=3, fontsize=8, loc="center", bbox_to_anchor=(0.5, 0.55))
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+            axes.loglog([case["T"] for case in chosen], [case["error"] for case in chosen], marker=marker, color=colour)
+        figures.level(axes, TOLERANCES[dtype], f"{dtype}: tolerance {TOLERANCES[dtype]:.0e}")
+    axes.set(xlabel="T, time steps", ylabel="‖bptt − jax.grad‖ / ‖jax.grad‖, worst leaf", ylim=(1e-17, 1e-4))
+    dtypes = [
+        figures.entry(dtype, color="#333333", marker=marker) for dtype, marker in (("float32", "s"), ("float64", "o"))
+    ]
+    figures.legend_below(figure, [figures.entry(cell, color=colour) for cell, colour in colours.items()] + dtypes, 4)
+    figures.save(figure, path)
 
 
 if __name__ == "__main__":

@@ -4,10 +4,12 @@ Both run in float32 and in bfloat16; the reference is float64, on the very same 
 the library's cells and loss, whose formulas lose nothing to cancellation.
 """
 
+import itertools
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import figures
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -144,83 +146,48 @@ def compare(pool: Executor, seed: int, quick: bool) -> list[dict[str, Any]]:
 
 
 def failures(cases: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The cases in which bptt is beyond its dtype's tolerance; the usual formulas may be."""
+    """The cases in which bptt is beyond its dtype's tolerance; the usual formulas may exceed it."""
     return [case for case in cases if case["method"] == "bptt" and not case["passed"]]
 
 
 def plot(cases: list[dict[str, Any]], path: Path) -> None:
     """Error against the raised gate's bias, and against the mean loss."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-    from matplotlib.lines import Line2D
-
-    colours = {"bptt": "#0072B2", "usual": "#D55E00"}  # Okabe and Ito's, told apart by every eye
-    lines = {"float32": "-", "bfloat16": "--"}
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.5), sharey=True, layout="constrained")
-    for problem in PROBLEMS:
-        marker = {"gru": "o", "lstm": "s"}.get(problem.cell.name, "D")
+    colours = {"bptt": figures.PROGRAMS["bptt"], "usual": figures.PROGRAMS["jax.grad"]}
+    lines, markers = {"float32": "-", "bfloat16": "--"}, {"gru": "o", "lstm": "s"}
+    title = f"Gradient error against float64, H = {H}, B = {B}, T = {T}"
+    figure, (left, right) = figures.panels(2, title, 4.4, sharey=True)
+    for problem, (method, colour), (dtype, line) in itertools.product(PROBLEMS, colours.items(), lines.items()):
         axes, x, y = (right, "mean_loss", "error") if problem.gate is None else (left, "raised", "gate_error")
-        for method, colour in colours.items():
-            for dtype, line in lines.items():
-                wanted = (problem.cell.name, dtype, method)
-                chosen = [case for case in cases if (case["cell"], case["dtype"], case["method"]) == wanted]
-                filled = colour if dtype == "float32" else "white"
-                axes.plot(
-                    [case[x] for case in chosen],
-                    [case[y] for case in chosen],
-                    line + marker,
-                    color=colour,
-                    mfc=filled,
-                    ms=5,
-                    lw=1.5,
-                )
+        wanted, marker = (problem.cell.name, dtype, method), markers.get(problem.cell.name, "D")
+        chosen = [case for case in cases if (case["cell"], case["dtype"], case["method"]) == wanted]
+        xs, ys = ([case[name] for case in chosen] for name in (x, y))
+        axes.plot(xs, ys, line + marker, color=colour, mfc=colour if dtype == "float32" else "white")
     for dtype, tolerance in TOLERANCES.items():
-        for axes in (left, right):
-            axes.axhline(tolerance, color="#777777", lw=1, ls=":")
-        right.annotate(
-            f"tolerance of {dtype}",
-            (0.01, tolerance),
-            xycoords=("axes fraction", "data"),
-            xytext=(2, 3),
-            textcoords="offset points",
-            color="#555555",
-            fontsize=8,
-        )
+        figures.level(left, tolerance)
+        figures.level(right, tolerance, f"tolerance of {dtype}")
     left.set(
-        title=f"Gates that saturate: GRU and LSTM, H = {H}, T = {T}",
+        title="Gates that saturate: GRU and LSTM",
         xlabel="added to the bias of z (GRU) or f (LSTM)",
         ylabel="‖g − float64‖ / ‖float64‖, db of that gate",
         yscale="log",
         ylim=(3e-8, 5),
     )
     right.set(
-        title=f"Confident predictions: Elman, H = {H}, T = {T}",
-        xlabel="mean loss (nats per step)",
+        title="Confident predictions: Elman",
+        xlabel="mean loss, nats per step",
         ylabel="‖g − float64‖ / ‖float64‖, worst leaf",
         xscale="log",
     )
     right.invert_xaxis()
     right.minorticks_off()
-    black = {"color": "#333333", "ms": 5}
-    figure.legend(
-        handles=[
-            Line2D([], [], color=colours["bptt"], lw=2, label="bptt, by hand"),
-            Line2D([], [], color=colours["usual"], lw=2, label="jax.grad, usual formulas"),
-            Line2D([], [], ls="-", marker="D", label="float32", **black),
-            Line2D([], [], ls="--", marker="D", mfc="white", label="bfloat16", **black),
-            Line2D([], [], ls="", marker="o", label="GRU", **black),
-            Line2D([], [], ls="", marker="s", label="LSTM", **black),
-        ],
-        frameon=False,
-        ncols=6,
-        fontsize=9,
-        handlelength=3,
-        loc="outside lower center",
-    )
-    for axes in (left, right):
-        axes.title.set_fontsize(11)
-        axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=90, pil_kwargs={"optimize": True})
-    plt.close(figure)
+    black = {"color": "#333333"}
+    entries = [
+        figures.entry("bptt", color=colours["bptt"], lw=2),
+        figures.entry("jax.grad, usual formulas", color=colours["usual"], lw=2),
+        figures.entry("float32", ls="-", marker="D", **black),
+        figures.entry("bfloat16", ls="--", marker="D", mfc="white", **black),
+        figures.entry("GRU", ls="", marker="o", **black),
+        figures.entry("LSTM", ls="", marker="s", **black),
+    ]
+    figures.legend_below(figure, entries)
+    figures.save(figure, path)

@@ -1,98 +1,92 @@
-"""The same gradient as other libraries' users get it: what benchmark.py measures ours against.
+"""The gradient as users of JAX and of other libraries get it: what benchmark.py measures bptt against.
 
-Each builder takes a case and returns a contender: one call computes the summed loss of a character model and its
-gradient by every parameter, and waits for both.  Parameters are drawn by each library's own rules; the
-sizes agree, but for biases.
+``by_jax_grad`` gives the ways to write a recurrent network for ``jax.grad``, each as an ``rnn_jax.Algorithm``, so that
+``data_parallel`` splits it as it splits bptt.  ``builders`` gives other libraries, as their users run them: parameters
+are drawn by each library's own rules, and the sizes agree, but for biases.
 """
 
-import time
 from collections.abc import Callable
 from importlib.util import find_spec
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
-from digits import usual_gru, usual_lstm
+from digits import usual_cross_entropy, usual_gru, usual_lstm
 from jax import lax
+from timing import Candidate, Case, compiled, tokens
 
 import rnn_jax as rj
 
-CELLS = {"elman": rj.elman, "lstm": rj.lstm, "gru": rj.gru}
+STANDARD, READOUT_OUTSIDE, HOISTED = "jax.grad, standard scan", "jax.grad, readout outside", "jax.grad, hoisted"
+AUTODIFF = "jax.grad, rj.autodiff"
+JAX_GRAD = (STANDARD, READOUT_OUTSIDE, HOISTED, AUTODIFF)
 
 
-class Case(NamedTuple):
-    """One shape of the benchmark: one layer, K tokens in and out."""
+def by_jax_grad(network: rj.Network) -> dict[str, rj.Algorithm]:
+    """``jax.grad`` of the forward pass of a network of one layer, by name.
 
-    cell: str
-    hidden: int
-    batch: int
-    length: int
-    vocabulary: int = 65
+    The first three use the usual formulas of the cell and the loss, and plain products:
 
+    - standard scan: input row, recurrent product, readout and loss in one step of the scan;
+    - readout outside: the scan returns the states, and the readout is one product over all steps;
+    - hoisted: besides, the input rows of all steps are looked up before the scan.
 
-class Contender(NamedTuple):
-    """A compiled loss and gradient."""
-
-    call: Callable[[], float]
-    """Compute both once, wait, and return the loss, summed over T and B, in nats."""
-    parameters: int
-    compile_seconds: float | None = None
-    temporaries: int | None = None
-    """Bytes beside arguments and results, as XLA plans them, on one device."""
+    The fourth, ``rj.autodiff``, is hoisted too, and has the formulas and products of this library's forward pass.
+    """
+    return {
+        STANDARD: scanned(network, inputs_outside=False, readout_outside=False),
+        READOUT_OUTSIDE: scanned(network, inputs_outside=False, readout_outside=True),
+        HOISTED: scanned(network, inputs_outside=True, readout_outside=True),
+        AUTODIFF: rj.autodiff(network),
+    }
 
 
-def tokens(case: Case) -> tuple[np.ndarray, np.ndarray]:
-    """Inputs and targets [T, B], int32."""
-    drawn = np.random.default_rng(0).integers(0, case.vocabulary, (case.length + 1, case.batch), np.int32)
-    return drawn[:-1], drawn[1:]
+def scanned(network: rj.Network, inputs_outside: bool, readout_outside: bool) -> rj.Algorithm:
+    """``jax.grad`` of a scan with the usual formulas, for token inputs and batches without mask, reset and weight.
 
-
-def network_of(case: Case) -> rj.Network:
-    """The case as a network of ours."""
-    K = case.vocabulary
-    return rj.Network((CELLS[case.cell](),), K, case.hidden, K, rj.softmax_cross_entropy())
-
-
-def usual(network: rj.Network) -> Callable[[rj.Params, rj.Batch], tuple[jax.Array, rj.Params]]:
-    """``jax.grad`` of the scan as people write it: input row, recurrent product, readout and loss in one step."""
+    Args:
+      network: one layer of ``elman()``, ``lstm()`` or ``gru()``.
+      inputs_outside: look up the input rows of all steps before the scan, and not each in its step.
+      readout_outside: compute logits and losses of all steps after the scan, and not each in its step.
+    """
     (cell,) = network.cells
     usual_step = {"gru": usual_gru, "lstm": usual_lstm}.get(cell.name, cell.step)
 
-    def loss(params: rj.Params, batch: rj.Batch) -> jax.Array:
-        (layer,) = params.layers
+    def advance(layer: rj.Layer, s: Any, u: jax.Array) -> Any:
+        v = s[0] @ layer.W
+        z = (u, v + layer.d) if cell.separate else (u + v,)
+        return usual_step(s, *(tuple(jnp.split(each, len(cell.gates), -1)) for each in z))[0]
+
+    def loss_of(params: rj.Params, state: Any, batch: rj.Batch) -> tuple[jax.Array, Any]:
+        (layer,), (s0,) = params.layers, state
+
+        def project(xs: jax.Array) -> jax.Array:
+            return layer.U[xs] + layer.b
+
+        def losses(hs: jax.Array, ys: jax.Array) -> jax.Array:
+            return usual_cross_entropy(hs @ params.V + params.c, ys).sum()
 
         def step(s: Any, inputs: Any) -> Any:
             x, y = inputs
-            u, v = layer.U[x] + layer.b, s[0] @ layer.W
-            z = (u, v + layer.d) if cell.separate else (u + v,)
-            s, _ = usual_step(s, *(tuple(jnp.split(each, len(cell.gates), -1)) for each in z))
-            o = s[0] @ params.V + params.c
-            return s, -jnp.take_along_axis(jax.nn.log_softmax(o), y[:, None], -1).sum()
+            s = advance(layer, s, x if inputs_outside else project(x))
+            return s, s[0] if readout_outside else losses(s[0], y)
 
-        s0 = tuple(jnp.zeros((batch.xs.shape[1], network.hidden)) for _ in cell.states)
-        return lax.scan(step, s0, (batch.xs, batch.ys))[1].sum()
+        s_T, outputs = lax.scan(step, s0, (project(batch.xs) if inputs_outside else batch.xs, batch.ys))
+        return losses(outputs, batch.ys) if readout_outside else outputs.sum(), (s_T,)
 
-    return jax.value_and_grad(loss)
+    def init(params: rj.Params, batch_size: int, key: jax.Array | None = None) -> rj.Carry:
+        return rj.Carry(rj.initial_state(network, params, batch_size))
 
+    def update(params: rj.Params, carry: rj.Carry, batch: rj.Batch) -> tuple[rj.Carry, rj.Estimate]:
+        (loss, state), grads = jax.value_and_grad(loss_of, has_aux=True)(params, carry.recurrent, batch)
+        return rj.Carry(state), rj.Estimate(loss, grads, jnp.float32(batch.xs.size))
 
-def compiled(function: Callable[..., tuple[jax.Array, Any]], params: Any, *inputs: Any) -> Contender:
-    """A contender from a JAX function ``(params, *inputs) -> (loss, grads)``."""
-    began = time.perf_counter()
-    program = jax.jit(function).lower(params, *inputs).compile()
-    seconds = time.perf_counter() - began
-    arguments = jax.device_put((params, *inputs), program.input_shardings[0])
-
-    def call() -> float:
-        return float(jax.block_until_ready(program(*arguments))[0])
-
-    count = sum(leaf.size for leaf in jax.tree.leaves(params))
-    return Contender(call, count, seconds, program.memory_analysis().temp_size_in_bytes)
+    return rj.Algorithm(init, update)
 
 
-def flax_linen(case: Case) -> Contender:
-    """Batch-major; biases as ours but in the GRU, which has a recurrent one for the candidate alone.
+def flax_linen(case: Case) -> Candidate:
+    """Batch-major; biases as in this library but in the GRU, which has a recurrent one for the candidate alone.
 
     The GRU's cell, unlike the LSTM's, makes a product for each gate.
     """
@@ -108,8 +102,8 @@ def flax_linen(case: Case) -> Contender:
     return compiled(jax.value_and_grad(loss), model.init(jax.random.key(0), xs), xs, ys)
 
 
-def flax_nnx(case: Case) -> Contender:
-    """Batch-major; biases as ours but in the GRU, which has no recurrent one."""
+def flax_nnx(case: Case) -> Candidate:
+    """Batch-major; biases as in this library but in the GRU, which has no recurrent one."""
     from flax import nnx
 
     rngs = nnx.Rngs(0)
@@ -125,7 +119,7 @@ def flax_nnx(case: Case) -> Contender:
     return compiled(jax.value_and_grad(loss), params, *_batch_major(case))
 
 
-def haiku(case: Case) -> Contender:
+def haiku(case: Case) -> Candidate:
     """Time-major; the Elman cell has a second bias and relu for tanh, and the GRU resets before the product.
 
     The LSTM joins input and state for one product and adds 1 to its forget gate; the GRU has no recurrent bias.
@@ -148,8 +142,8 @@ def haiku(case: Case) -> Contender:
     return compiled(jax.value_and_grad(loss), model.init(jax.random.key(0), xs), xs, ys)
 
 
-def equinox(case: Case) -> Contender:
-    """Time-major; biases as ours but in the GRU, which has a recurrent one for the candidate alone.
+def equinox(case: Case) -> Candidate:
+    """Time-major; biases as in this library but in the GRU, which has a recurrent one for the candidate alone.
 
     There is no Elman cell, and no layer over time: cells of one sequence are mapped over B within a scan.
     """
@@ -177,8 +171,8 @@ def equinox(case: Case) -> Contender:
     return compiled(jax.value_and_grad(loss), model, *_time_major(case))
 
 
-def torch(case: Case) -> Contender:
-    """Time-major, eager, on the CPU; every cell has a second bias, as our GRU has."""
+def torch(case: Case) -> Candidate:
+    """Time-major, eager, on the CPU; every cell has a second bias, as this library's GRU has."""
     import torch
     from torch import nn
 
@@ -197,10 +191,10 @@ def torch(case: Case) -> Contender:
         loss.backward()
         return loss.item()
 
-    return Contender(call, sum(p.numel() for p in model.parameters()))
+    return Candidate(call, sum(p.numel() for p in model.parameters()))
 
 
-def builders(cell: str) -> dict[str, Callable[[Case], Contender]]:
+def builders(cell: str) -> dict[str, Callable[[Case], Candidate]]:
     """The peers, by name, that are installed and have the cell."""
     peers = (
         ("flax linen", "flax", flax_linen, ("elman", "lstm", "gru")),

@@ -16,7 +16,9 @@ import compare_gradients
 import digits
 import jax
 import numpy as np
+import peers
 import pytest
+import timing
 
 import rnn_jax as rj
 from rnn_jax import checkpoint, runs, train
@@ -433,17 +435,39 @@ def test_compare_gradients_fails_on_a_wrong_gradient(tmp_path, monkeypatch, caps
     assert "FAILED elman-tanh, c + 22, float32: loss_error" in printed
 
 
+@pytest.mark.parametrize("cell", timing.CELLS)
+def test_the_variants_of_jax_grad_are_one_gradient(cell):
+    """However the scan is written: the benchmark compares programs that compute the same."""
+    case = timing.Case(cell, 4, 2, 3, 5)
+    network, batch = timing.network_of(case), timing.batch_of(case)
+    params = rj.init(network, jax.random.key(0))
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        _, reference = jax.jit(rj.value_and_grad(rj.bptt(network)))(params, batch)
+        for name, algorithm in peers.by_jax_grad(network).items():
+            _, grads = jax.jit(rj.value_and_grad(algorithm))(params, batch)
+            leaf, error = rj.worst(rj.compare(grads, reference))
+            assert error < 1e-5, (name, leaf)
+
+
 def test_benchmark_measures_every_part(tmp_path):
     """For real, quick; then it goes on where it stopped, with nothing left to do."""
     folder = tmp_path / "run"
     result = script("benchmark.py", "--quick", "--cells", "elman", "--out", folder, cwd=tmp_path)
     assert result.returncode == 0, result.stdout + result.stderr
-    rows = json.loads((folder / "summary.json").read_text())["rows"]
+    summary = json.loads((folder / "summary.json").read_text())
+    rows = summary["rows"]
     assert {row["part"] for row in rows} == {"grid", "scaling", "crossover", "long", "programs"}
     timed = [row for row in rows if row["part"] != "programs" and "error" not in row]
     assert all(row["milliseconds"] > 0 for row in timed)
-    grid = {row["program"]: row for row in rows if row["part"] == "grid"}
-    assert {"bptt, one device", "bptt, recomputed", "jax.grad, usual scan", "products alone"} <= set(grid)
+    grid = {(row["program"], row["devices"]): row["milliseconds"] for row in rows if row["part"] == "grid"}
+    devices = max(used for _, used in grid)
+    assert {("bptt, with recomputation", 1), ("matmuls only", devices)} <= set(grid)
+    assert {(name, used) for name in ("bptt", *peers.JAX_GRAD) for used in (1, devices)} <= set(grid)
+    (ratios,) = (each for each in summary["ratios"] if each["part"] == "grid")
+    for pair in ratios["like_for_like"]:
+        rivals = {name: grid[name, pair["devices"]] for name in peers.JAX_GRAD}
+        assert pair["runner_up"] == min(rivals, key=rivals.get)
+        assert pair["ratio"] == min(rivals.values()) / grid["bptt", pair["devices"]]
     assert [row["error"] < 1e-12 for row in rows if "error" in row] == [True]
     for name in ("peers.png", "length.png", "crossover.png"):
         assert (folder / name).read_bytes().startswith(PNG)
@@ -476,9 +500,10 @@ def test_accelerators_compiles_or_says_what_to_install(tmp_path, platform):
     small = ("--cell", "elman", "--hidden", "16", "--batch", "8", "--length", "32", "--platform", platform)
     result = script("accelerators.py", *small, "--out", file, cwd=tmp_path)
     if result.returncode == 0:
-        by_hand, usual, _ = json.loads(file.read_text())["programs"]
+        rows = {row["program"]: row for row in json.loads(file.read_text())["programs"]}
         figure = "kernels_reverse" if platform == "cuda" else "cycles_per_step"
-        assert 0 < by_hand[figure] < usual[figure]
+        assert list(rows) == ["bptt", *peers.JAX_GRAD]
+        assert 0 < rows["bptt"][figure] < rows[peers.STANDARD][figure]
     else:
         assert result.returncode == 2 and "pip install --no-deps" in result.stderr
 
