@@ -29,8 +29,10 @@ from tqdm import tqdm
 
 import rnn_jax as rj
 from rnn_jax import checkpoint, data, runs, train
+from rnn_jax.cells import CELLS
 from rnn_jax.checks import LARGEST_NUMBER, Description, check_int, check_number, require
-from rnn_jax.data import baselines
+from rnn_jax.data import text_baselines
+from rnn_jax.gradients import ALGORITHMS
 from rnn_jax.interrupts import SignalsWait
 
 NATS = math.log(2)
@@ -53,7 +55,7 @@ class Config:
 
     text: Path | None = None
     """UTF-8 text file, or - for the standard input; by default 38 plays of Shakespeare."""
-    cell: Literal["elman", "lstm", "gru"] = "elman"
+    cell: Literal[*CELLS] = "elman"
     activation: Literal["tanh", "relu", "identity"] | None = None
     """(elman only) By default tanh."""
     leak: float | None = None
@@ -63,8 +65,8 @@ class Config:
     layers: int = 1
     recurrent: Literal["uniform", "orthogonal", "identity"] = "uniform"
     """Initialisation of W."""
-    algorithm: Literal["bptt", "autodiff"] = "bptt"
-    """Gradient algorithm: the hand-written reverse, or JAX's."""
+    algorithm: Literal[*ALGORITHMS] = "bptt"
+    """Gradient algorithm: bptt is the hand-written reverse, autodiff is JAX's."""
     devices: int | None = None
     """How many share a batch, which they must divide; by default the most that do, a core of the CPU being one."""
     steps: int | None = None
@@ -77,7 +79,7 @@ class Config:
     50."""
     optimiser: Literal["adam", "sgd"] = "adam"
     rate: float | None = None
-    """Peak learning rate: for adam 3e-3 (elman) or 1e-2 (lstm, gru), for sgd 0.01, unless given."""
+    """Peak learning rate; by default 0.01, or for adam with a cell without gates 3e-3."""
     decay: bool = True
     """Let the rate fall to a tenth along a cosine."""
     clip: Literal["norm", "value", "none"] = "norm"
@@ -127,7 +129,7 @@ def resumed(config: Config, left_out: Config) -> Config:
     return dataclasses.replace(saved, resume=config.resume, **free)
 
 
-def settle(config: Config) -> Config:
+def resolve(config: Config) -> Config:
     """The configuration with its defaults filled in; flags that would change nothing are refused."""
     for name, idle, needed in (
         ("activation", config.cell != "elman", "--cell elman"),
@@ -144,7 +146,7 @@ def settle(config: Config) -> Config:
         "leak": 1.0 if config.cell == "elman" else None,
         "steps": 60 if config.quick else 8000,
         "length": 50 if config.quick else 100,
-        "rate": 3e-3 if (config.optimiser, config.cell) == ("adam", "elman") else 1e-2,
+        "rate": 3e-3 if config.optimiser == "adam" and len(CELLS[config.cell].gates) == 1 else 1e-2,
         "clip_at": None if config.clip == "none" else 1.0,
         "sample": 100 if config.quick else 500,
         "temperature": None if config.sample == 0 else 0.8,
@@ -171,7 +173,7 @@ def load(config: Config) -> tuple[data.Corpus, str]:
     prime = config.prime if config.prime is not None else "\n" if "\n" in corpus.alphabet else corpus.alphabet[0]
     require(prime, "prime", prime, "one character or more")
     data.encode(prime, corpus.alphabet, "prime")
-    data.window(corpus.train, config.length, config.batch, 0)
+    data.training_window(corpus.train, config.length, config.batch, 0)
     return corpus, prime
 
 
@@ -186,11 +188,10 @@ def identity(corpus: data.Corpus) -> dict[str, Any]:
 
 def build(config: Config, vocabulary: int) -> tuple[rj.Network, rj.Algorithm, optax.GradientTransformation, Any]:
     """The network, its algorithm, the optimiser and the clip that a configuration asks for."""
-    cells = {"elman": lambda: rj.elman(config.activation, config.leak), "lstm": rj.lstm, "gru": rj.gru}
-    network = rj.Network(
-        (cells[config.cell](),) * config.layers, vocabulary, config.hidden, vocabulary, rj.softmax_cross_entropy()
-    )
-    algorithm = rj.ALGORITHMS[config.algorithm](network)
+    cell = rj.elman(config.activation, config.leak) if config.cell == "elman" else CELLS[config.cell]
+    cells = (cell,) * config.layers
+    network = rj.Network(cells, vocabulary, config.hidden, vocabulary, rj.softmax_cross_entropy())
+    algorithm = ALGORITHMS[config.algorithm](network)
     available = jax.local_devices()
     count = len(rj.devices_for(config.batch)) if config.devices is None else config.devices
     require(0 < count <= len(available), "devices", count, f"1 … {len(available)}, as many as there are")
@@ -215,7 +216,7 @@ def run(config: Config) -> dict[str, Any]:
       InputError: a flag or a text that cannot be served, or not those of the run to resume; nothing is written then.
     """
     runs.use_cores()
-    config = settle(resumed(config, left_out=Config()) if config.resume else config)
+    config = resolve(resumed(config, left_out=Config()) if config.resume else config)
     corpus, prime = load(config)
     if config.text and str(config.text) != "-":
         config = dataclasses.replace(config, text=config.text.absolute())  # it may be resumed from another folder
@@ -303,7 +304,7 @@ def fit(
     def batch_at(index: int) -> rj.Batch:
         if signals.pending is not None:
             raise Interrupted
-        return data.window(corpus.train, config.length, config.batch, index)
+        return data.training_window(corpus.train, config.length, config.batch, index)
 
     def reports(start: train.TrainState) -> Iterator[tuple[train.TrainState, train.Metrics]]:
         for until in (min((first // every + 1) * every, config.steps), config.steps):  # from a multiple of every on
@@ -355,7 +356,7 @@ def fit(
 def bits(network: rj.Network, state: train.TrainState, part: data.Stream) -> float:
     """Bits per character on held-out text."""
     lanes, length = max(1, min(LANES, (len(part) - 1) // LANE)), min(100, len(part) - 1)
-    return train.evaluate(network, _at_home(state.params), data.windows(part, length, lanes, WARM_UP)) / NATS
+    return train.evaluate(network, _at_home(state.params), data.evaluation_windows(part, length, lanes, WARM_UP)) / NATS
 
 
 def evaluate(
@@ -383,9 +384,9 @@ def evaluate(
         "test_bits": bits(network, state, corpus.test),
         "validation_bits": bits(network, state, corpus.validation),
         "baselines": {
-            "unigram": baselines.markov(corpus.train, corpus.test, size, 0),
-            "order-3 characters": baselines.markov(corpus.train, corpus.test, size, 3),
-            "xz": baselines.xz(corpus.train, corpus.test, corpus.alphabet),
+            "unigram": text_baselines.markov(corpus.train, corpus.test, size, 0),
+            "order-3 characters": text_baselines.markov(corpus.train, corpus.test, size, 3),
+            "xz": text_baselines.xz(corpus.train, corpus.test, corpus.alphabet),
         },
         "steps": int(state.step),
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),

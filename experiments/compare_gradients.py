@@ -30,18 +30,11 @@ from tqdm import tqdm
 
 import rnn_jax as rj
 from rnn_jax import runs
+from rnn_jax.cells import CELLS
 from rnn_jax.checks import require
 from rnn_jax.diagnostics import worst
+from rnn_jax.testing.fixtures import TOLERANCE
 
-TOLERANCES = {"float64": 1e-12, "float32": 1e-5, "bfloat16": 1e-1}
-CELLS = {
-    "elman-tanh": rj.elman(),
-    "elman-relu": rj.elman("relu"),
-    "elman-identity": rj.elman("identity"),
-    "elman-leaky": rj.elman(leak=0.3),
-    "lstm": rj.lstm(),
-    "gru": rj.gru(),
-}
 FILES = r"summary\.json|(error_against_T|digits)\.png"
 """What a run writes beside config.json."""
 
@@ -95,7 +88,7 @@ def compare(config: Config, cell: rj.Cell, depth: int, dtype: str, length: int) 
         "cosine": min(leaf.cosine for leaf in leaves.values()),
         "loss_error": abs(float(loss) - float(reference_loss)) / abs(float(reference_loss)),
         "leaves": {name: difference._asdict() for name, difference in leaves.items()},
-        "passed": bool(error <= TOLERANCES[dtype]),
+        "passed": bool(error <= TOLERANCE[dtype]),
     }
 
 
@@ -117,7 +110,7 @@ def run(config: Config) -> int:
     print(
         f"{machine['devices'][0]} ({machine['processor']}), jax {machine['jax']}, matmul precision {config.precision}"
     )
-    summary: dict[str, Any] = {"tolerances": TOLERANCES, "precision": config.precision, "machine": machine}
+    summary: dict[str, Any] = {"tolerances": TOLERANCE, "precision": config.precision, "machine": machine}
     failed = 0
     with ThreadPoolExecutor(runs.cores()) as pool:  # compiling is most of the work, and leaves Python free
         if "agreement" in config.parts:
@@ -139,15 +132,15 @@ def agreement(
     config: Config, depths: tuple[int, ...], lengths: tuple[int, ...], pool: Executor
 ) -> list[dict[str, Any]]:
     """Every case of bptt against autodiff; prints the worst leaf of each."""
-    grid = list(itertools.product(CELLS.values(), depths, TOLERANCES, lengths))
+    grid = list(itertools.product(CELLS.values(), depths, TOLERANCE, lengths))
     cases = list(tqdm(pool.map(lambda case: compare(config, *case), grid), total=len(grid), unit="case", disable=None))
     print("bptt against jax.grad, norm-wise, the worst leaf of each case")
-    print(f"{'cell':<20}{'layers':>7}{'T':>7}" + "".join(f"{dtype:>12}" for dtype in TOLERANCES))
+    print(f"{'cell':<20}{'layers':>7}{'T':>7}" + "".join(f"{dtype:>12}" for dtype in TOLERANCE))
     for cell, depth, length in itertools.product(CELLS.values(), depths, lengths):
         row = [case for case in cases if (case["cell"], case["depth"], case["T"]) == (cell.name, depth, length)]
         shown = "".join(f"{case['error']:>11.1e}{' ' if case['passed'] else '!'}" for case in row)
         print(f"{cell.name:<20}{depth:>7}{length:>7}{shown}")
-    errors = (f"{dtype} {error:.1e} (tolerance {TOLERANCES[dtype]:.0e})" for dtype, error in largest(cases).items())
+    errors = (f"{dtype} {error:.1e} (tolerance {TOLERANCE[dtype]:.0e})" for dtype, error in largest(cases).items())
     print("largest: " + ", ".join(errors))
     for case in cases:
         if not case["passed"]:
@@ -160,7 +153,7 @@ def agreement(
 
 def largest(cases: list[dict[str, Any]]) -> dict[str, float]:
     """The largest error of each dtype; NaN counts as infinite."""
-    errors = {dtype: [case["error"] for case in cases if case["dtype"] == dtype] for dtype in TOLERANCES}
+    errors = {dtype: [case["error"] for case in cases if case["dtype"] == dtype] for dtype in TOLERANCE}
     return {dtype: max(math.inf if math.isnan(error) else error for error in errors[dtype]) for dtype in errors}
 
 
@@ -177,7 +170,7 @@ def plot(cases: list[dict[str, Any]], config: Config, path: Path) -> None:
         for cell, colour in colours.items():
             chosen = [case for case in cases if (case["cell"], case["dtype"], case["depth"]) == (cell, dtype, depth)]
             axes.loglog([case["T"] for case in chosen], [case["error"] for case in chosen], marker=marker, color=colour)
-        figures.level(axes, TOLERANCES[dtype], f"{dtype}: tolerance {TOLERANCES[dtype]:.0e}")
+        figures.level(axes, TOLERANCE[dtype], f"{dtype}: tolerance {TOLERANCE[dtype]:.0e}")
     axes.set(xlabel="T, time steps", ylabel="‖bptt − jax.grad‖ / ‖jax.grad‖, worst leaf", ylim=(1e-17, 1e-4))
     dtypes = [
         figures.entry(dtype, color="#333333", marker=marker) for dtype, marker in (("float32", "s"), ("float64", "o"))

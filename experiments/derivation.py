@@ -1316,9 +1316,13 @@ def train(cell):
     start = rj.train.init_state(algorithm, optimiser, untrained, B)
     step = rj.train.make_step(algorithm, optimiser, clip=optax.clip_by_global_norm(1.0))
     curve = []
-    for state, metrics in rj.train.run(step, start, lambda i: rj.data.window(corpus.train, T, B, i), steps, every=20):
+    for state, metrics in rj.train.run(
+        step, start, lambda i: rj.data.training_window(corpus.train, T, B, i), steps, every=20
+    ):
         curve.append((int(state.step), metrics.loss / np.log(2)))
-    held_out = rj.train.evaluate(network, state.params, rj.data.windows(corpus.validation[:100_000], 100, 64))
+    held_out = rj.train.evaluate(
+        network, state.params, rj.data.evaluation_windows(corpus.validation[:100_000], 100, 64)
+    )
     return network, untrained, state.params, np.array(curve), held_out / np.log(2)
 
 

@@ -26,7 +26,6 @@ from rnn_jax.checks import require
 from rnn_jax.gradients.bptt import default_segment
 from rnn_jax.ops import matmul, sum_outer_products, transpose_once
 
-CELLS = {"elman": rj.elman, "lstm": rj.lstm, "gru": rj.gru}
 BPTT, RECOMPUTED, MATMULS = "bptt", "bptt, with recomputation", "matmuls only"
 WHOLE, BY_ROW = PartitionSpec(), PartitionSpec("batch")
 Row = dict[str, Any]
@@ -81,7 +80,7 @@ def batch_of(case: Case) -> rj.Batch:
 def network_of(case: Case) -> rj.Network:
     """The case as a network of this library."""
     K = case.vocabulary
-    return rj.Network((CELLS[case.cell](),), K, case.hidden, K, rj.softmax_cross_entropy())
+    return rj.Network((rj.CELLS[case.cell],), K, case.hidden, K, rj.softmax_cross_entropy())
 
 
 def compiled(function: Callable[..., tuple[jax.Array, Any]], params: Any, *inputs: Any) -> Candidate:
@@ -113,7 +112,7 @@ def matmuls_only(case: Case) -> Candidate:
     devices = rj.devices_for(case.batch)
     n = default_segment(case.length, case.batch // len(devices), recompute=False)
     params = rj.init(network_of(case), jax.random.key(0))
-    G = len(CELLS[case.cell]().gates)
+    G = len(rj.CELLS[case.cell].gates)
 
     def on_one_device(params: rj.Params, h: jax.Array, delta: jax.Array) -> tuple[jax.Array, rj.Params]:
         W, V = params.layers[0].W, params.V
@@ -165,7 +164,7 @@ def matmul_operations(case: Case) -> float:
 
     The row of U that belongs to an input token is a look-up and no product.
     """
-    G = len(CELLS[case.cell]().gates)
+    G = len(rj.CELLS[case.cell].gates)
     return 2 * case.length * case.batch * (3 * G * case.hidden**2 + 3 * case.hidden * case.vocabulary)
 
 

@@ -61,6 +61,7 @@ def transpose_once(M: Array) -> Array:
 
 def affine(a: Array, M: Array, bias: Array | None) -> Array:
     """A M + bias over any leading axes of a; summed in float32 at least, as its cotangents then are by autodiff."""
+    chex.assert_axis_dimension(a, -1, M.shape[0])
     return add_bias(jnp.matmul(a, M, preferred_element_type=accumulation_dtype(M.dtype)), bias).astype(M.dtype)
 
 
@@ -107,6 +108,7 @@ def sum_rows_by_token(tokens: Array, rows: Array, D: int) -> Array:
     On a CPU each row is added to that of its token, 6 % of an LSTM's time less than the product with one-hot rows,
     which accelerators are better at.
     """
+    chex.assert_equal_shape_prefix([tokens, rows], tokens.ndim)
     tokens, N = as_index(tokens), rows.shape[-1]
     sums = jnp.zeros((D, N), accumulation_dtype(rows.dtype))
     windows = lax.ScatterDimensionNumbers((1, 2), (), (0,))  # of [1, N]: with .at[].add XLA copies all rows first

@@ -87,6 +87,7 @@ def forward(
       The last state, S arrays [B, H]; the states s_1 … s_T, each [T, B, H], of which the first one is hs; and the
       cell's residuals, each [T, B, H].
     """
+    chex.assert_equal_shape(s0)
     step = partial(_scan_step, cell, layer, W_T)
     s_T, (ss, residual) = lax.scan(step, s0, (project(layer, xs, mask), mask, reset))
     return s_T, ss, residual
@@ -151,6 +152,7 @@ def reverse(
     """
     n = len(xs)
     chex.assert_equal_shape([delta_hs[0], *delta_s_T])
+    chex.assert_equal_shape_prefix([xs, delta_hs], 2)
 
     def step(carry: tuple[Any, Units], inputs: Inputs) -> tuple[tuple[Any, Units], tuple[Any, Any]]:
         (t, delta_s), (delta_h, mask_t, reset_t) = carry, inputs
@@ -184,6 +186,8 @@ def reverse(
 
 def step_forward(cell: Cell, layer: Layer, W_T: Array | None, s_prev: Units, u: Array) -> tuple[Units, Units]:
     """One step of one layer from the input pre-activation u [B, G·H]: the next state, and the cell's residual."""
+    chex.assert_equal_shape(s_prev)
+    chex.assert_equal_shape_prefix([u, s_prev[0]], 1)
     v = recurrent_product(cell, layer, W_T, s_prev[0])
     inputs = [u] if v is None else [u, v] if cell.separate else [u + v]
     return cell.step(s_prev, *(_gates(cell, each) for each in inputs), *own_parameters(layer, s_prev[0]))
@@ -193,6 +197,7 @@ def step_back(
     cell: Cell, layer: Layer, W_T: Array | None, s_prev: Units, s: Units, residual: Units, delta_s: Units
 ) -> StepAdjoint:
     """The adjoint of ``step_forward``, of one step that was made by it."""
+    chex.assert_equal_shape([*s_prev, *s, *delta_s])
     p = own_parameters(layer, s_prev[0])
     delta_s_prev, *rest = cell.adjoint(s_prev, s, residual, delta_s, *p)
     count = 2 if cell.separate else 1

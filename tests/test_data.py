@@ -15,7 +15,7 @@ import pytest
 
 import rnn_jax as rj
 from rnn_jax import data, train
-from rnn_jax.data import baselines
+from rnn_jax.data import text_baselines
 
 
 def test_shakespeare_is_split_by_play():
@@ -39,7 +39,7 @@ def test_windows_of_training_follow_each_other():
     """Lane by lane, the targets are the inputs one step ahead, and a window begins where the last one ended."""
     stream = np.arange(103, dtype=np.int32)
     for index in range(30):
-        batch, following = (data.window(stream, 7, 4, i) for i in (index, index + 1))
+        batch, following = (data.training_window(stream, 7, 4, i) for i in (index, index + 1))
         assert batch.xs.shape == batch.ys.shape == (7, 4)
         np.testing.assert_array_equal(batch.ys, (batch.xs + 1) % 103)
         np.testing.assert_array_equal(following.xs[0], batch.ys[-1])
@@ -49,7 +49,7 @@ def test_windows_of_training_follow_each_other():
 @pytest.mark.parametrize("length", [1, 7, 60])
 def test_windows_of_evaluation_hold_every_target_once(length, batch_size):
     stream = np.arange(103, dtype=np.int32)
-    batches = list(data.windows(stream, length, batch_size))
+    batches = list(data.evaluation_windows(stream, length, batch_size))
     targets = np.concatenate([batch.ys[batch.mask] for batch in batches])
     np.testing.assert_array_equal(np.sort(targets), stream[1:])
     for batch in batches:
@@ -62,7 +62,7 @@ def test_windows_of_evaluation_hold_every_target_once(length, batch_size):
 def test_warm_up_reads_what_precedes_a_lane_at_weight_zero(length, batch_size, warm_up):
     """Every target has a total weight of 1, and each lane reads its part of the stream, warm-up first, in order."""
     stream = np.arange(103, dtype=np.int32)
-    batches = list(data.windows(stream, length, batch_size, warm_up))
+    batches = list(data.evaluation_windows(stream, length, batch_size, warm_up))
     masks = np.concatenate([batch.mask for batch in batches])
     weights = np.concatenate([np.ones(batch.xs.shape) if batch.weight is None else batch.weight for batch in batches])
     xs, ys = (np.concatenate([getattr(batch, name) for batch in batches]) for name in ("xs", "ys"))
@@ -83,10 +83,11 @@ def test_lanes_with_a_warm_up_measure_what_one_lane_does():
     state = train.init_state(algorithm, optimiser, rj.init(network, jax.random.key(0)), 16)
     step = train.make_step(algorithm, optimiser)
     with jax.numpy_dtype_promotion("standard"):  # for optax
-        *_, (state, _) = train.run(step, state, lambda i: data.window(stream, 20, 16, i), 200)
+        *_, (state, _) = train.run(step, state, lambda i: data.training_window(stream, 20, 16, i), 200)
     held_out = stream[:801]
     whole, cold, warm = (
-        train.evaluate(network, state.params, data.windows(held_out, 50, *lanes)) for lanes in ((1,), (40,), (40, 100))
+        train.evaluate(network, state.params, data.evaluation_windows(held_out, 50, *lanes))
+        for lanes in ((1,), (40,), (40, 100))
     )
     assert cold > 1.1 * whole
     assert abs(warm - whole) < 0.001 * whole
@@ -95,9 +96,9 @@ def test_lanes_with_a_warm_up_measure_what_one_lane_does():
 def test_markov_by_hand():
     """abab: unigram counts a 3, b 3 of 6; order 1 after a saw b twice, after b saw a once, k = 1 each."""
     train, held_out = np.array([0, 1, 0, 1], np.int32), np.array([0, 1, 0], np.int32)
-    assert math.isclose(baselines.markov(train, held_out, 2, 0), 1.0)
+    assert math.isclose(text_baselines.markov(train, held_out, 2, 0), 1.0)
     p = [1 / 2, (2 + 1 / 2) / 3, (1 + 1 / 2) / 2]
-    assert math.isclose(baselines.markov(train, held_out, 2, 1), -sum(map(math.log2, p)) / 3)
+    assert math.isclose(text_baselines.markov(train, held_out, 2, 1), -sum(map(math.log2, p)) / 3)
 
 
 def test_markov_is_a_distribution():
@@ -105,18 +106,18 @@ def test_markov_is_a_distribution():
     rng = np.random.default_rng(0)
     train, context = rng.integers(0, 5, 200).astype(np.int32), rng.integers(0, 6, 3)
     bits = [
-        [baselines.markov(train, np.array([*context[:k], y], np.int32), 6, 3) * (k + 1) for y in range(6)]
+        [text_baselines.markov(train, np.array([*context[:k], y], np.int32), 6, 3) * (k + 1) for y in range(6)]
         for k in range(4)
     ]
     for k in range(1, 4):
-        before = baselines.markov(train, context[:k].astype(np.int32), 6, 3) * k
+        before = text_baselines.markov(train, context[:k].astype(np.int32), 6, 3) * k
         assert math.isclose(sum(2 ** (before - each) for each in bits[k]), 1.0, rel_tol=1e-9)
 
 
 def test_xz_of_a_text_already_seen_is_next_to_nothing():
     stream = np.random.default_rng(0).integers(0, 16, 4000).astype(np.int32)
-    assert baselines.xz(stream, stream[:2000], "abcdefghijklmnop") < 0.2
-    assert baselines.xz(stream, stream[:2000][::-1], "abcdefghijklmnop") > 3
+    assert text_baselines.xz(stream, stream[:2000], "abcdefghijklmnop") < 0.2
+    assert text_baselines.xz(stream, stream[:2000][::-1], "abcdefghijklmnop") > 3
 
 
 @pytest.mark.parametrize(
@@ -164,7 +165,7 @@ def test_a_text_may_come_through_a_pipe(tmp_path, monkeypatch):
         data.read_text("-")
 
 
-@pytest.mark.parametrize("walk", [data.windows, lambda *a: [data.window(*a, 0)]])
+@pytest.mark.parametrize("walk", [data.evaluation_windows, lambda *a: [data.training_window(*a, 0)]])
 @pytest.mark.parametrize(
     ("length", "batch_size", "argument"), [(0, 2, "length"), (5, 0, "batch_size"), (30, 2, "stream")]
 )

@@ -75,7 +75,7 @@ VALID = re.compile(
   | .*(inputs|hidden|outputs|length|batch_size|segment|steps|every|index|count|warm_up)\ three
   | .*(length|index|warm_up)\ zero | clip_by_global_norm:.*(huge|three|fraction|float64)
   | .*(prime|stream|tokens|hs)\ (short|long) | (decode|readout):.*\ empty | readout:\ hs\ flat
-  | readout:\ params\.layers.* | windows?:\ stream\ (above|below) | .*\breset\ nowhere
+  | readout:\ params\.layers.* | (training|evaluation)_windows?:\ stream\ (above|below) | .*\breset\ nowhere
   | .*(mask)\ nowhere | .*weight\ (above|float32) | per_step_losses:.*(above|below|nowhere)
   | compare:.*\ (float16|swapped) | run:.*(xs|ys|step)\ (above|below) | run:.*(mask|finite)\ nowhere
   | save:\ folder\ word | save:\ state\.(params|optimiser|carry|finite).*
@@ -177,8 +177,8 @@ CALLS = {
     "shakespeare": lambda g: (data.shakespeare, {}),
     "encode": lambda g: (data.encode, {"text": "abba", "alphabet": "ab", "argument": "text"}, "text"),
     "decode": lambda g: (data.decode, {"tokens": np.array([0, 1, 1]), "alphabet": "ab"}, "tokens"),
-    "window": lambda g: (data.window, {"stream": np.arange(40), **g.sizes, "index": 2}),
-    "windows": lambda g: (lambda **wrong: list(data.windows(**wrong)), {
+    "training_window": lambda g: (data.training_window, {"stream": np.arange(40), **g.sizes, "index": 2}),
+    "evaluation_windows": lambda g: (lambda **wrong: list(data.evaluation_windows(**wrong)), {
         "stream": np.arange(40), **g.sizes, "warm_up": 3}),
 }  # fmt: skip
 

@@ -48,7 +48,7 @@ GRID = [
 def test_bptt_equals_autodiff(cell, depth, dtype, T, B):
     network = make_network(cell, depth)
     params = make_params(network, dtype)
-    ours, judge = jax.jit(update_of(rj.bptt(network))), jax.jit(update_of(rj.autodiff(network)))
+    ours, reference = jax.jit(update_of(rj.bptt(network))), jax.jit(update_of(rj.autodiff(network)))
     everywhere, nowhere = jnp.ones((T, B), bool), jnp.zeros((T, B), bool)
     mask, reset = make_batch(network, T, B, mask=True, reset=True)[2:4]
     zero, nonzero = net.initial_state(network, params, B), make_state(network, B, dtype)
@@ -61,9 +61,9 @@ def test_bptt_equals_autodiff(cell, depth, dtype, T, B):
     }
     for state, *flags in cases.values():
         batch = make_batch(network, T, B)._replace(mask=flags[0], reset=flags[1])
-        (result, after), (reference, reference_after) = (update(params, state, batch) for update in (ours, judge))
-        assert_same(result, reference, TOLERANCE[dtype])
-        assert_close(after, reference_after, TOLERANCE[dtype])
+        (result, after), (expected, expected_after) = (update(params, state, batch) for update in (ours, reference))
+        assert_same(result, expected, TOLERANCE[dtype])
+        assert_close(after, expected_after, TOLERANCE[dtype])
 
 
 @pytest.mark.parametrize("depth", [1, 2])
@@ -84,10 +84,10 @@ def test_bfloat16(cell, depth):
 def test_any_segment_float_inputs_and_squared_error(cell, segment, mask, reset):
     network = make_network(cell, 2, inputs=3, outputs=4, loss=rj.squared_error())
     params, state = make_params(network), make_state(network, 2)
-    ours, judge = both(
+    ours, reference = both(
         network, params, state, make_batch(network, 13, 2, mask, reset, dtype="float64"), segment=segment
     )
-    assert_same(ours, judge, 1e-12)
+    assert_same(ours, reference, 1e-12)
 
 
 @pytest.mark.parametrize("segment", [None, 1, 7])
@@ -95,8 +95,8 @@ def test_any_segment_float_inputs_and_squared_error(cell, segment, mask, reset):
 def test_recomputed(cell, segment):
     network = make_network(cell, 2)
     params, state, batch = make_params(network), make_state(network, 8), make_batch(network, 30, 8, True, True)
-    ours, judge = both(network, params, state, batch, segment=segment, recompute=True)
-    assert_same(ours, judge, 1e-12)
+    ours, reference = both(network, params, state, batch, segment=segment, recompute=True)
+    assert_same(ours, reference, 1e-12)
 
 
 @cells
@@ -111,8 +111,8 @@ def test_as_compiled_for_an_accelerator(cell, monkeypatch):
     monkeypatch.setattr(jax.lax, "platform_dependent", elsewhere)
     network = make_network(cell, 2)
     params, state, batch = make_params(network), make_state(network, 8), make_batch(network, 38, 8, True, True)
-    ours, judge = both(network, params, state, batch, segment=16)  # of 16, 16 and 6 steps
-    assert_same(ours, judge, 1e-12)
+    ours, reference = both(network, params, state, batch, segment=16)  # of 16, 16 and 6 steps
+    assert_same(ours, reference, 1e-12)
     assert chosen
 
 
@@ -131,11 +131,11 @@ def test_recomputing_keeps_the_borders_only():
     network = make_network(rj.elman(), inputs=8, hidden=64, outputs=8)
     params, batch = make_params(network, "float32"), make_batch(network, 4096, 1)
     state = net.initial_state(network, params, 1)
-    ours, judge = (
+    ours, reference = (
         jax.jit(update_of(algorithm)).lower(params, state, batch).compile().memory_analysis().temp_size_in_bytes
         for algorithm in (rj.bptt(network, recompute=True), rj.autodiff(network))
     )
-    assert ours <= 0.08 * judge
+    assert ours <= 0.08 * reference
 
 
 @cells
@@ -174,8 +174,10 @@ def test_unroll_differentiates_by_hand(cell):
         s_T, (hs, *_), _ = forward(cell, layer, xs, s0, mask, reset)
         return hs, s_T
 
-    ours, judge = (jax.jit(jax.grad(functools.partial(scalar, f), (0, 1, 2)))(layer, xs, s0) for f in (by_hand, plain))
-    assert_close(ours, judge, 1e-12)
+    ours, reference = (
+        jax.jit(jax.grad(functools.partial(scalar, f), (0, 1, 2)))(layer, xs, s0) for f in (by_hand, plain)
+    )
+    assert_close(ours, reference, 1e-12)
     if cell.name != "elman-relu-leak0.4":  # finite differences step over its kink
         check_grads(jax.jit(functools.partial(scalar, by_hand)), (layer, xs, s0), order=1, modes=["rev"])
 

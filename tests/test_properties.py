@@ -61,8 +61,8 @@ def added(results):
 def test_bptt_equals_autodiff(cell, depth, T, B, options, mask, reset, dtype, seed):
     network, window = problem(cell, depth, T, B, mask, reset, dtype, seed)
     ours, state = jitted(rj.bptt, network, **options)(*window)
-    judge, expected_state = jitted(rj.autodiff, network)(*window)
-    assert_same(ours, judge, TOLERANCE)
+    reference, expected_state = jitted(rj.autodiff, network)(*window)
+    assert_same(ours, reference, TOLERANCE)
     assert_close(state, expected_state, TOLERANCE)
 
 

@@ -146,8 +146,8 @@ def test_evaluate_carries_the_state_over_one_pass():
     network = make_network(rj.gru())
     params = make_params(network, "float32")
     stream = np.random.default_rng(0).integers(0, 6, 101).astype(np.int32)
-    whole = train.evaluate(network, params, rj.data.windows(stream, 100, 1))
-    cut = train.evaluate(network, params, rj.data.windows(stream, 7, 1))
+    whole = train.evaluate(network, params, rj.data.evaluation_windows(stream, 100, 1))
+    cut = train.evaluate(network, params, rj.data.evaluation_windows(stream, 7, 1))
     assert math.isclose(whole, cut, rel_tol=1e-6)
 
 

@@ -1,5 +1,23 @@
 """Data: text streams."""
 
-from rnn_jax.data.text import Corpus, Stream, decode, encode, read_text, shakespeare, window, windows
+from rnn_jax.data.text import (
+    Corpus,
+    Stream,
+    decode,
+    encode,
+    evaluation_windows,
+    read_text,
+    shakespeare,
+    training_window,
+)
 
-__all__ = ["Corpus", "Stream", "decode", "encode", "read_text", "shakespeare", "window", "windows"]
+__all__ = [
+    "Corpus",
+    "Stream",
+    "decode",
+    "encode",
+    "evaluation_windows",
+    "read_text",
+    "shakespeare",
+    "training_window",
+]

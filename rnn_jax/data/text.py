@@ -119,7 +119,7 @@ def decode(tokens: object, alphabet: str) -> str:
     return codes.tobytes().decode("utf-32-le", "surrogatepass")
 
 
-def window(stream: Stream, length: int, batch_size: int, index: int) -> Batch:
+def training_window(stream: Stream, length: int, batch_size: int, index: int) -> Batch:
     """Window ``index`` of an endless walk along a stream, for training with carried state.
 
     The B lanes start evenly spaced and each moves on by T characters a window; at its end the stream goes on with its
@@ -140,7 +140,7 @@ def window(stream: Stream, length: int, batch_size: int, index: int) -> Batch:
     return Batch(tokens[:-1], tokens[1:])
 
 
-def windows(stream: Stream, length: int, batch_size: int, warm_up: int = 0) -> Iterator[Batch]:
+def evaluation_windows(stream: Stream, length: int, batch_size: int, warm_up: int = 0) -> Iterator[Batch]:
     """One pass over a stream, for evaluation with carried state: every character but the first is a target once.
 
     The stream is cut into B lanes of equal length up to one character; steps beyond the end of a lane are masked.

@@ -67,39 +67,52 @@ def bptt(network: Network, segment: int | None = None, recompute: bool = False) 
     def update(params: Params, carry: Carry, batch: Batch) -> tuple[Carry, Estimate]:
         check_update(network, params, carry, batch)
         T, B = batch.xs.shape[:2]
-        n = min(segment or default_segment(T, B, recompute), T)
         layers = stack.prepare(network, params)
+        groups = stack.segments(batch, min(segment or default_segment(T, B, recompute), T))
+        end, trajectories, starts = forward(layers, carry.recurrent, groups, recompute)
+        state_T = stack.state_at(trajectories, end)
 
-        def advance(carry: Any, window: Batch) -> Any:
-            (start, before), n = carry, len(window.xs)
-            after = stack.forward_in_place(layers, before, start, window)
-            if recompute:  # the next segment overwrites this one
-                return (start, stack.set_initial(after, stack.state_at(after, n))), stack.state_at(before, start)
-            return (start + n, after), None
-
-        def reverse(carry: Any, inputs: Any) -> Any:
-            (end, trajectories, after), (window, checkpoint) = carry, inputs
-            start = 0 if recompute else end - len(window.xs)
-            if recompute:
-                trajectories = stack.set_initial(trajectories, checkpoint)
-                trajectories = stack.forward_in_place(layers, trajectories, start, window)
-            adjoints = segment_adjoints(network, params, layers, trajectories, start, window, after)
+        def reverse(carry: Any, inputs: tuple[Batch, State | None]) -> tuple[Any, None]:
+            (end, trajectories, adjoints), (window, state) = carry, inputs
+            start = end if state is not None else end - len(window.xs)
+            if state is not None:
+                trajectories = stack.forward_in_place(layers, stack.set_initial(trajectories, state), start, window)
+            adjoints = segment_adjoints(network, params, layers, trajectories, start, window, adjoints)
             return (start, trajectories, adjoints), None
 
-        groups, checkpoints = stack.segments(batch, n), []
-        place = (0, stack.allocate(layers, n if recompute else T, carry.recurrent))
-        for group in groups:
-            place, states = lax.scan(advance, place, group)
-            checkpoints.append(states)
-        end, trajectories = place
-        state_T = stack.state_at(trajectories, 0 if recompute else T)
-        adjoints = zero_adjoints(params, state_T)
-        for pair in reversed(list(zip(groups, checkpoints, strict=True))):
-            (end, trajectories, adjoints), _ = lax.scan(reverse, (end, trajectories, adjoints), pair, reverse=True)
+        after: Any = (end, trajectories, zero_adjoints(params, state_T))
+        for inputs in reversed(list(zip(groups, starts, strict=True))):
+            after, _ = lax.scan(reverse, after, inputs, reverse=True)
+        *_, adjoints = after
         grads = jax.tree.map(lambda grad, leaf: grad.astype(leaf.dtype), adjoints.grads, params)
         return Carry(state_T), Estimate(adjoints.losses.sum(), grads, total_weight(batch))
 
     return Algorithm(init, update)
+
+
+def forward(
+    layers: Stack, recurrent: State, groups: list[Batch], recompute: bool
+) -> tuple[Array | int, Trajectories, list[State | None]]:
+    """Run the layers over groups of segments: ``(end, trajectories, starts)``.
+
+    ``end`` is where in the trajectories the last state is.  With ``recompute`` each segment overwrites the one before
+    it, and ``starts`` holds, for each group, the states at the beginning of its segments.
+    """
+    count = [len(group.xs) * group.xs.shape[1] for group in groups]
+
+    def advance(carry: Any, window: Batch) -> tuple[Any, State | None]:
+        (start, before), n = carry, len(window.xs)
+        after = stack.forward_in_place(layers, before, start, window)
+        if recompute:
+            return (start, stack.set_initial(after, stack.state_at(after, n))), stack.state_at(before, start)
+        return (start + n, after), None
+
+    carry: Any = (0, stack.allocate(layers, groups[0].xs.shape[1] if recompute else sum(count), recurrent))
+    starts = []
+    for group in groups:
+        carry, states = lax.scan(advance, carry, group)
+        starts.append(states)
+    return *carry, starts
 
 
 def zero_adjoints(params: Params, state_T: State) -> Adjoints:
