@@ -358,7 +358,9 @@ def noisy(amount=0.5, bias=0.0, listed=True):
                 leaf * (1 + bias + amount * sign).astype(leaf.dtype) for leaf, sign in zip(leaves, signs, strict=True)
             ]
             estimate = estimate._replace(grads=jax.tree.unflatten(structure, leaves))
-            return carry._replace(shared=jax.random.split(key)[0]), estimate
+            moves = rj.sum_over_batch(estimate.weight) != 0
+            data = jnp.where(moves, jax.random.key_data(jax.random.split(key)[0]), jax.random.key_data(key))
+            return carry._replace(shared=jax.random.wrap_key_data(data)), estimate
 
         def enumerate_outcomes(network, T, B):
             count = len(jax.tree.leaves(rj.init(network, jax.random.key(0))))
@@ -379,7 +381,10 @@ CLAIMS = {
     "claims to be unbiased, listed": (noisy(bias=1e-9), "mean of all outcomes"),
     "claims to be unbiased, by keys": (noisy(bias=0.1, listed=False), "mean over keys"),
     "claims to be random": (noisy(amount=0.0), "is random"),
-    "claims to be biased": (lambda network: rj.bptt(network)._replace(claim=truncated(5)(network).claim), "elsewhere"),
+    "claims to be biased": (
+        lambda network, k=5: rj.bptt(network)._replace(claim=truncated(5)(network).claim),
+        "elsewhere",
+    ),
     "wrong in its limit": (
         lambda network, k=5: truncated(k)(network)._replace(claim=rj.Biased(lambda n, p, b: ({"k": 36}, p, b))),
         "exact in its limit",
