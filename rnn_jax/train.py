@@ -1,14 +1,15 @@
 """Training: one jitted optax step for any algorithm, and the loop that runs it over a stream of windows."""
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache, partial
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from rnn_jax import network as net
@@ -165,18 +166,13 @@ def make_step(algorithm: Algorithm, optimiser: Optimiser, clip: optax.GradientTr
         _check_state(state)
         require(isinstance(batch, Batch), "batch", describe(batch), "a Batch")
         check_arrays(batch, "batch")
-        state, metrics = jitted(state, batch)
-        if not isinstance(metrics.loss, jax.core.Tracer):
-            devices = jnp.asarray(metrics.loss).devices()
-            if len(devices) > 1 and all(device.platform == "cpu" for device in devices):
-                jax.block_until_ready(metrics)
-        return state, metrics
+        return _waited(*jitted(state, batch))
 
     return step
 
 
 def run(
-    step: Step, state: TrainState, batch_at: Callable[[int], Batch], steps: int, every: int = 1
+    step: Step, state: TrainState, batch_at: Callable[[int], Batch], steps: int, every: int = 1, chunk: int = 1
 ) -> Iterator[tuple[TrainState, Metrics]]:
     """Train up to step number ``steps``, from wherever ``state`` stands, and report.
 
@@ -185,9 +181,17 @@ def run(
     or the signal delivered.  A second signal is delivered at once.  Only a step that fails after it has
     donated the state leaves none.
 
+    With ``chunk`` above 1 the windows of that many steps are stacked, and one compiled ``lax.scan`` makes the steps.
+    The steps are the same, and small ones are much faster, since Python is entered once a chunk.  The steps under way
+    are then those of the chunk; where ``batch_at`` raises or a signal arrives between its windows, the steps before it
+    are made as a shorter chunk.  After a second signal they are not made.
+
     Args:
+      step: from ``make_step``; with ``chunk`` above 1, a function of one's own around it is traced by JAX.
       batch_at: the window of each step, a pure function of the step's number, so that a resumed run sees the same ones.
       every: how many steps a report spans.
+      chunk: the most steps that are made at once.  A chunk ends where a report does, so ``every`` is best a multiple of
+        it: each length of a chunk is compiled once.  All windows of a chunk have the same shapes.
 
     Yields:
       ``(state, metrics)`` with the metrics averaged over the steps since the last report, windows of padding only left
@@ -196,31 +200,31 @@ def run(
 
     Raises:
       NonFiniteError: carries the step and the last good state.
+      InputError: an argument that cannot be served, or two windows of a chunk that differ in structure, shape or dtype.
     """
     for name, function in (("step", step), ("batch_at", batch_at)):
         require(callable(function), name, describe(function), "a function")
     _check_state(state)
     check_arrays(state, "state")
-    for name, count in (("steps", steps), ("every", every)):
+    for name, count in (("steps", steps), ("every", every), ("chunk", chunk)):
         check_int(count, name)
     done = int(state.step)
     while done < steps:
         reported: list[Metrics] = []
         stopped: BaseException | None = None
+        until = min(done + every, steps)
         with SignalsWait() as signals:
             try:
-                for index in range(done, min(done + every, steps)):
-                    batch = batch_at(index)
-                    require(isinstance(batch, Batch), f"batch_at({index})", describe(batch), "a Batch")
-                    state, metrics = step(state, batch)
-                    reported.append(metrics)
-                    if signals.pending is not None:
-                        break
+                while done < until and stopped is None and signals.pending is None:
+                    batches, stopped = _windows(batch_at, range(done, min(done + chunk, until)), signals)
+                    if batches:
+                        state, metrics = _advance(step, state, batches)
+                        reported.append(metrics)
+                        done += len(batches)
             except BaseException as error:
                 if any(isinstance(leaf, Array) and leaf.is_deleted() for leaf in jax.tree.leaves(state)):
                     raise  # it came after the state was donated: there is none to report
                 stopped = error
-            done += len(reported)
             if reported and (finite := bool(state.finite)):
                 mean = _average(reported)
         if reported and not finite:
@@ -230,6 +234,93 @@ def run(
         signals.deliver()
         if stopped is not None:
             raise stopped
+
+
+def _windows(
+    batch_at: Callable[[int], Batch], indices: Sequence[int], signals: SignalsWait
+) -> tuple[list[Batch], Exception | None]:
+    """The windows of a chunk: up to a signal, or to an error, which is returned with those before it."""
+    batches: list[Batch] = []
+    try:
+        for index in indices:
+            batch = batch_at(index)
+            require(isinstance(batch, Batch), f"batch_at({index})", describe(batch), "a Batch")
+            if len(indices) > 1:
+                _check_stackable(batch, (batches or [batch])[0], f"batch_at({index})")
+            batches.append(batch)
+            if signals.pending is not None:
+                break
+    except Exception as error:
+        return batches, error
+    return batches, None
+
+
+def _check_stackable(batch: Batch, first: Batch, argument: str) -> None:
+    """Refuse a window unlike the first one of its chunk, or with a number that ``jit`` would wrap.
+
+    ``check_arrays`` takes as long as a small step, and of a window like the first one it can tell nothing but the last.
+    """
+    alike = _outline(batch) == _outline(first)
+    long = any(isinstance(part, np.ndarray) and part.dtype in (np.int64, np.uint64) for part in batch)
+    if batch is first or long or not alike:
+        check_arrays(batch, "batch")
+    if not alike:
+        for name, part, like in zip(Batch._fields, batch, first, strict=True):
+            wanted = f"{describe(like)}, as in the window with which its chunk of steps begins"
+            require(_outline([part]) == _outline([like]), f"{argument}.{name}", describe(part), wanted)
+
+
+def _outline(parts: Iterable[Any]) -> list[Any]:
+    return [part if part is None else (getattr(part, "shape", None), getattr(part, "dtype", None)) for part in parts]
+
+
+def _advance(step: Step, state: TrainState, batches: list[Batch]) -> tuple[TrainState, Metrics]:
+    """The steps of a chunk, and the metrics of each, stacked where there are several."""
+    if len(batches) == 1:
+        return step(state, batches[0])
+    following = jax.tree.map(_stack, *batches[1:], batches[0])
+    return _waited(*_scan(step)(state, batches[0], following))
+
+
+@lru_cache(maxsize=16)
+def _scan(step: Step) -> Callable[[TrainState, Batch, Batch], tuple[TrainState, Metrics]]:
+    """Many steps as one: ``(state, first, following)``, the first window, and for each step the one after it, stacked.
+
+    The same step always gives the same function, which is compiled once.  A step finds its window in the carry, and
+    leaves its metrics there until the next step puts them on their stack.  Otherwise XLA fuses slices and stacks with
+    the step's own products and sums, which are then rounded in another way than by the step alone.
+    """
+
+    def advance(carry: Any, following: Batch) -> Any:
+        state, metrics, batch = carry
+        return (*step(state, batch), following), metrics
+
+    @partial(jax.jit, donate_argnums=0)
+    def scan(state: TrainState, first: Batch, following: Batch) -> tuple[TrainState, Metrics]:
+        empty = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(step, state, first)[1])
+        (state, last, _), before = lax.scan(advance, (state, empty, first), following)
+        return state, jax.tree.map(lambda a, b: jnp.concatenate([a[1:], b[None]]), before, last)
+
+    return scan
+
+
+def _stack(*leaves: Any) -> Any:
+    """On the host where all leaves are there, which spares moving each."""
+    return np.stack(leaves) if all(isinstance(leaf, np.ndarray) for leaf in leaves) else _stack_on_device(*leaves)
+
+
+@jax.jit
+def _stack_on_device(*leaves: Array) -> Array:
+    return jnp.stack(leaves)
+
+
+def _waited(state: TrainState, metrics: Metrics) -> tuple[TrainState, Metrics]:
+    """Both as they are; on several CPU devices, outside of a trace, when they are done."""
+    if not isinstance(metrics.loss, jax.core.Tracer):
+        devices = jnp.asarray(metrics.loss).devices()
+        if len(devices) > 1 and all(device.platform == "cpu" for device in devices):
+            jax.block_until_ready(metrics)
+    return state, metrics
 
 
 def evaluate(network: Network, params: Params, batches: Iterable[Batch]) -> float:
@@ -315,7 +406,8 @@ def _evaluate_window(network: Network, params: Params, state: State, batch: Batc
 
 def _average(reported: list[Metrics]) -> Metrics:
     """Over the windows that have weight: the loss by weight, the rest evenly; NaN where none has."""
-    loss, norm, clipped, weight = (np.asarray(values, float) for values in zip(*jax.device_get(reported), strict=True))
+    columns = zip(*jax.device_get(reported), strict=True)
+    loss, norm, clipped, weight = (np.hstack(values).astype(float) for values in columns)
     seen = weight != 0
     if not seen.any():
         return Metrics(np.nan, np.nan, np.nan, 0.0)

@@ -74,6 +74,30 @@ assert_close(*ended, 1e-10)
     )
 
 
+def test_chunks_are_bitwise_the_steps_made_one_by_one():
+    """Over two devices, from windows on the host; the second chunk is not compiled anew."""
+    with_devices(
+        2,
+        """
+import chex
+import optax
+import rnn_jax as rj
+from cases import make_batch, make_network, make_params
+from rnn_jax import train
+jax.config.update("jax_numpy_dtype_promotion", "standard")
+network = make_network(rj.elman())
+algorithm, optimiser = rj.data_parallel(rj.bptt(network), jax.devices()), optax.adam(0.01)
+step, ended = train.make_step(algorithm, optimiser), []
+batches = [jax.device_get(make_batch(network, 7, 4, seed=index)) for index in range(60)]
+for chunk in (1, 6):
+    state = train.init_state(algorithm, optimiser, make_params(network), 4)
+    ended.append([jax.device_get(each) for each in train.run(step, state, batches.__getitem__, 60, 30, chunk)])
+chex.assert_trees_all_equal(*ended)
+assert train._scan(step)._cache_size() == 1
+""",
+    )
+
+
 def test_devices_for_takes_the_most_that_divide_the_batch():
     printed = with_devices(4, "import rnn_jax as rj\nprint(*(len(rj.devices_for(B)) for B in (1, 2, 3, 4, 6, 32)))")
     assert printed.split() == ["1", "2", "3", "4", "3", "4"]

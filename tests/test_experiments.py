@@ -508,7 +508,25 @@ def test_accelerators_compiles_or_says_what_to_install(tmp_path, platform):
         assert result.returncode == 2 and "pip install --no-deps" in result.stderr
 
 
+def test_minimal_compares_trains_and_plots(tmp_path):
+    """600 steps are enough to learn that the input of six steps ago counts: 0.66 nats do without it."""
+    result = script("minimal.py", "--steps", "600", "--out", tmp_path / "curve.png", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    _, *leaves = result.stdout.split("step")[0].strip().splitlines()[-6:]
+    assert len(leaves) == 5 and all(float(line.split()[1]) < 1e-5 for line in leaves)
+    losses = [float(line.split()[2]) for line in result.stdout.splitlines() if line.startswith("step")]
+    assert len(losses) == 6 and 0.44 < losses[-1] < 0.6
+    assert (tmp_path / "curve.png").read_bytes().startswith(PNG)
+
+
+def test_minimal_refuses_mistakes_in_one_line(tmp_path):
+    for flags, says in (("--steps", "0"), "steps is 0"), (("--seed", "-1"), "seed is -1"):
+        result = script("minimal.py", *flags, cwd=tmp_path)
+        assert result.returncode == 2 and says in result.stderr and "Traceback" not in result.stderr
+    assert not any(tmp_path.iterdir())
+
+
 def test_help_teaches(tmp_path):
-    for name in ("char_lm.py", "compare_gradients.py", "benchmark.py", "accelerators.py"):
+    for name in ("minimal.py", "char_lm.py", "compare_gradients.py", "benchmark.py", "accelerators.py"):
         result = script(name, "--help", cwd=tmp_path)
         assert result.returncode == 0 and "Examples:" in result.stdout

@@ -70,11 +70,11 @@ def interrupt(number=signal.SIGINT):
     signal.raise_signal(number)
 
 
-def until(error, step, batch_at, every):
+def until(error, step, batch_at, every, chunk=1):
     """Run until this error; copies of the states that were yielded, each checked to be live and of its steps."""
     states, done = [], 0
     with pytest.raises(error):
-        for state, metrics in train.run(step, start(), batch_at, 12, every):
+        for state, metrics in train.run(step, start(), batch_at, 12, every, chunk):
             chex.assert_tree_all_finite(state.params)
             assert int(state.step) > done and np.isfinite(metrics.loss)
             done = int(state.step)
@@ -219,3 +219,33 @@ def test_a_run_in_another_thread():
     thread.join()
     assert [int(state.step) for state in states] == [5, 10, 12]
     chex.assert_trees_all_equal(states[-1], after(12))
+
+
+@pytest.mark.parametrize("every", [5, 100])
+def test_an_error_within_a_chunk_comes_after_the_steps_before_it(every):
+    """Of a chunk of 3, which 7 does not end."""
+    states = until(OSError, STEP, hooked(batch_at, raising(OSError("no such window"))), every, chunk=3)
+    assert [int(state.step) for state in states] == [*range(every, STOP, every), STOP]
+    chex.assert_trees_all_equal(states[-1], after(STOP))
+
+
+@pytest.mark.parametrize("every", [5, 100])
+def test_a_signal_within_a_chunk_ends_it_there(every):
+    with handled(signal.default_int_handler):
+        states = until(KeyboardInterrupt, STEP, hooked(batch_at, interrupt), every, chunk=3)
+    assert [int(state.step) for state in states] == [*range(every, STOP + 1, every), STOP + 1]
+    chex.assert_trees_all_equal(states[-1], after(STOP + 1))
+
+
+@pytest.mark.parametrize(("every", "made"), [(5, [5]), (100, [6])])
+def test_a_second_signal_within_a_chunk_is_delivered_at_once(every, made):
+    """The steps whose windows wait are not made, and those of the chunks before are reported."""
+
+    def twice():
+        interrupt()
+        interrupt()
+
+    with handled(signal.default_int_handler):
+        states = until(KeyboardInterrupt, STEP, hooked(batch_at, twice), every, chunk=3)
+    assert [int(state.step) for state in states] == made
+    chex.assert_trees_all_equal(states[-1], after(made[-1]))

@@ -88,8 +88,8 @@ def test_clipping_acts_and_says_so(kind, clip, acts):
         assert math.isclose(optax.tree.norm(updates), clip, rel_tol=1e-9)
 
 
-@pytest.mark.parametrize("every", [1, 4, 100])
-def test_a_bad_number_stops_the_run_at_its_step(every):
+@pytest.mark.parametrize(("every", "chunk"), [(1, 1), (4, 1), (100, 1), (4, 4), (100, 8)])
+def test_a_bad_number_stops_the_run_at_its_step(every, chunk):
     """A token out of range at step 5 gives NaN: the run ends there, with the parameters of step 5 as they were."""
     network = make_network(rj.elman())
     optimiser = optax.adam(0.01)
@@ -101,7 +101,7 @@ def test_a_bad_number_stops_the_run_at_its_step(every):
     algorithm, state = fresh(network, optimiser)
     step = train.make_step(algorithm, optimiser)
     with pytest.raises(train.NonFiniteError, match="at step 5") as caught:
-        list(train.run(step, state, batch_at, 12, every))
+        list(train.run(step, state, batch_at, 12, every, chunk))
     algorithm, state = fresh(network, optimiser)
     *_, (expected, _) = train.run(step, state, batch_at, 5)
     assert caught.value.step == 5
@@ -391,3 +391,89 @@ def test_the_step_is_traced_inside_of_jit_and_scan():
         if index == 0:
             chex.assert_trees_all_close(once, state, rtol=1e-12)
     chex.assert_trees_all_close(scanned, state, rtol=1e-11)
+
+
+CHUNKED, ADAM = make_network(rj.gru()), optax.adam(0.01)
+CHUNKED_STEP = train.make_step(rj.bptt(CHUNKED), ADAM, train.clip_by_global_norm(0.5))
+"""With these, XLA rounds otherwise in a plain ``lax.scan`` of the step than in the step alone."""
+
+
+def chunked(steps=8, every=4, chunk=2, step=CHUNKED_STEP, batch_at=None, dtype="float64"):
+    """All reports of a run, copied."""
+    _, state = fresh(CHUNKED, ADAM, dtype=dtype)
+    reports = train.run(step, state, batch_at or masked, steps, every, chunk)
+    return [(jax.device_get(state), metrics) for state, metrics in reports]
+
+
+def masked(index):
+    """Windows with masks and resets, on the device and on the host; two of padding only."""
+    batch = make_batch(CHUNKED, 6, 3, True, True, seed=index)
+    batch = batch._replace(mask=jnp.zeros((6, 3), bool)) if index in (2, 3) else batch
+    return batch if index % 2 else jax.device_get(batch)
+
+
+@pytest.mark.parametrize(
+    ("steps", "every", "chunk"), [(10, 4, 3), (7, 7, 2), (3, 1, 4), (6, 100, 50), (8, 2, 2), (8, 4, 2)], ids=str
+)
+def test_steps_in_chunks_are_bitwise_those_made_one_by_one(steps, every, chunk):
+    """And so is each report, that of padding only included."""
+    expected, reports = chunked(steps, every, 1), chunked(steps, every, chunk)
+    assert [int(state.step) for state, _ in reports] == [*range(every, steps, every), steps]
+    chex.assert_trees_all_equal(reports, expected)
+
+
+@pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
+@pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
+@pytest.mark.slow
+def test_steps_in_chunks_are_bitwise_the_same_for_every_cell(cell, dtype):
+    network = make_network(cell, 2)
+    optimiser = optax.adam(0.01)
+    step = train.make_step(rj.bptt(network), optimiser, train.clip_by_global_norm(0.5))
+    batches = [make_batch(network, 6, 3, True, True, seed=index) for index in range(8)]
+    reports = []
+    for chunk in (1, 2, 8):
+        _, state = fresh(network, optimiser, dtype=dtype)
+        ((state, metrics),) = train.run(step, state, batches.__getitem__, 8, 8, chunk)
+        reports.append((jax.device_get(state), metrics))
+    chex.assert_trees_all_equal(*reports)
+
+
+def test_each_length_of_a_chunk_is_compiled_once():
+    step = train.make_step(rj.bptt(CHUNKED), ADAM)
+    for _ in range(2):
+        chunked(10, 5, 3, step, lambda index: jax.device_get(masked(index)))  # of 3, 2, 3 and 2 steps
+    assert train._scan(step)._cache_size() == 2
+
+
+def test_windows_that_differ_within_a_chunk_are_refused():
+    """In one line, after the steps before them; in a chunk each they are served."""
+    longer = make_batch(CHUNKED, 5, 3, True, True, seed=5)
+    for other, message in (
+        (longer, r"batch_at\(5\).xs is int64\[5,3\]; it must be int64\[6,3\], as in the window with which its chunk"),
+        (masked(5)._replace(mask=None), r"batch_at\(5\).mask is of type NoneType; it must be bool\[6,3\], as in"),
+        (masked(5)._replace(xs=[[1, 2, 3]] * 6), r"batch.xs\[0\]\[0\] is of type int; it must be an array"),
+        (None, r"batch_at\(5\) is of type NoneType; it must be a Batch"),
+    ):
+        _, state = fresh(CHUNKED, ADAM, dtype="float64")
+        reports = train.run(
+            CHUNKED_STEP, state, lambda index, other=other: other if index == 5 else masked(index), 8, 8, 3
+        )
+        state, _ = next(reports)
+        chex.assert_trees_all_equal(jax.device_get(state), chunked(5, 5, 1)[-1][0])
+        with pytest.raises(rj.InputError, match=message):
+            next(reports)
+    chunked(8, 5, 5, batch_at=lambda index: masked(index) if index < 5 else longer)
+
+
+def test_an_index_that_would_wrap_is_refused_within_a_chunk():
+    with jax.enable_x64(False):
+        batches = [rj.Batch(np.ones((4, 3), np.int64), np.ones((4, 3), np.int64)) for _ in range(3)]
+        batches[1].xs[2, 1] = 2**32
+        with pytest.raises(rj.InputError, match=r"batch\.xs is an array holding 4294967296"):
+            chunked(3, 3, 3, batch_at=batches.__getitem__, dtype="float32")
+
+
+@pytest.mark.parametrize("chunk", [0, -1, 1.5, True, "2", None])
+def test_a_chunk_that_is_no_number_of_steps_is_refused(chunk):
+    with pytest.raises(rj.InputError, match=r"chunk is .*; it must be a positive int"):
+        chunked(chunk=chunk)
