@@ -30,7 +30,7 @@ from peers import by_jax_grad
 from timing import Case, network_of
 
 import rnn_jax as rj
-from rnn_jax import runs
+from rnn_jax import experiment
 from rnn_jax.checks import check_int, require
 
 COMPILERS = {"cuda": ("jax-cuda12-plugin", "jax-cuda12-pjrt"), "tpu": ("libtpu",)}
@@ -196,8 +196,8 @@ def run(config: Config) -> None:
         figure = (cuda if config.platform == "cuda" else tpu).format(**row)
         print(f"{row['program']:<26}{figure:>35}{row['peak_bytes'] / 1e6:>12.1f}")
     if config.out:
-        runs.write_json(config.out, {"case": case._asdict(), "segment": config.segment, "programs": rows})
+        experiment.write_json(config.out, {"case": case._asdict(), "segment": config.segment, "programs": rows})
 
 
 if __name__ == "__main__":
-    runs.main(Config, run)
+    experiment.main(Config, run)

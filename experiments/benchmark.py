@@ -36,7 +36,7 @@ from timing import BPTT, MATMULS, RECOMPUTED, Candidate, Case, Program, Row, bat
 from tqdm import tqdm
 
 import rnn_jax as rj
-from rnn_jax import runs
+from rnn_jax import experiment
 from rnn_jax.checks import require
 from rnn_jax.diagnostics import worst
 
@@ -88,7 +88,7 @@ class Job(NamedTuple):
     measure: Callable[[], list[Row]]
 
 
-def flags(parse: runs.Parse) -> Config:
+def flags(parse: experiment.Parse) -> Config:
     """The command line; with --quick the flags that are left out are those of a quick run."""
     config = parse(Config())
     return parse(QUICK) if config.quick else config
@@ -97,11 +97,11 @@ def flags(parse: runs.Parse) -> Config:
 def run(config: Config) -> int:
     """Measure every case, and write the run folder."""
     config = prepare(config)
-    folder = config.resume or runs.new_folder("benchmark", config, FILES)
+    folder = config.resume or experiment.new_folder("benchmark", config, FILES)
     rows = measure_all(config, folder)
     ratios = [ratios_of(case, part, here) for part in ("grid", "scaling") for case, here in by_case(rows, part).items()]
     report(ratios, rows)
-    runs.write_json(folder / "summary.json", {"machine": runs.machine(), "ratios": ratios, "rows": rows})
+    experiment.write_json(folder / "summary.json", {"machine": experiment.machine(), "ratios": ratios, "rows": rows})
     benchmark_figures.plot(rows, folder)
     print(f"run folder: {folder}")
     return 0
@@ -110,10 +110,10 @@ def run(config: Config) -> int:
 def prepare(config: Config) -> Config:
     """The configuration with its devices, which are made, or refused where it cannot be served."""
     if config.devices is None:
-        config = dataclasses.replace(config, devices=runs.cores())
+        config = dataclasses.replace(config, devices=experiment.cores())
     for name in ("longest", "devices", "rounds", "product"):
         require(getattr(config, name) > 0, name, getattr(config, name), "a positive int")
-    runs.use_cores(config.devices)
+    experiment.use_cores(config.devices)
     for name in ("cells", "hidden", "shapes", "parts"):
         require(getattr(config, name), name, getattr(config, name), "one or more")
     require(min([*config.hidden, *itertools.chain(*config.shapes)]) > 0, "hidden, shapes", config.hidden, "positive")
@@ -302,4 +302,4 @@ def _short(value: Any) -> str:
 
 
 if __name__ == "__main__":
-    runs.main(Config, run, flags)
+    experiment.main(Config, run, flags)

@@ -28,7 +28,7 @@ import optax
 from tqdm import tqdm
 
 import rnn_jax as rj
-from rnn_jax import checkpoint, data, runs, train
+from rnn_jax import checkpoint, data, experiment, train
 from rnn_jax.cells import CELLS
 from rnn_jax.checks import LARGEST_NUMBER, Description, check_int, check_number, require
 from rnn_jax.data import text_baselines
@@ -105,12 +105,12 @@ class Config:
     """A run of seconds that touches everything: a part of the text, and fewer steps unless --steps is given."""
 
 
-def flags(parse: runs.Parse) -> Config:
+def flags(parse: experiment.Parse) -> Config:
     """The command line; with --resume the flags that are left out are those of the run."""
     config = parse(Config())
     if config.resume is None:
         return config
-    saved = dataclasses.replace(runs.read_config(config.resume, "char_lm", Config), resume=config.resume)
+    saved = dataclasses.replace(experiment.read_config(config.resume, "char_lm", Config), resume=config.resume)
     return resumed(parse(saved), left_out=saved)
 
 
@@ -119,7 +119,7 @@ def resumed(config: Config, left_out: Config) -> Config:
 
     Anything else that differs from the run is refused, unless it is as in ``left_out``: then it was not given.
     """
-    saved = runs.read_config(config.resume, "char_lm", Config)
+    saved = experiment.read_config(config.resume, "char_lm", Config)
     free = {name: getattr(config, name) for name in ("steps", "devices", "text") if getattr(config, name) is not None}
     for field in dataclasses.fields(Config):
         name, given, own = field.name, getattr(config, field.name), getattr(saved, field.name)
@@ -215,7 +215,7 @@ def run(config: Config) -> dict[str, Any]:
     Raises:
       InputError: a flag or a text that cannot be served, or not those of the run to resume; nothing is written then.
     """
-    runs.use_cores()
+    experiment.use_cores()
     config = resolve(resumed(config, left_out=Config()) if config.resume else config)
     corpus, prime = load(config)
     if config.text and str(config.text) != "-":
@@ -234,7 +234,7 @@ def run(config: Config) -> dict[str, Any]:
         if summary is None:
             summary = evaluate(config, corpus, prime, network, state, lines)
             plot(lines, summary, folder / "learning_curve.png")
-            runs.write_json(folder / "summary.json", summary)
+            experiment.write_json(folder / "summary.json", summary)
     except (KeyboardInterrupt, SystemExit):
         if folder:
             text = ["--text", "-"] if str(config.text) == "-" else []
@@ -248,8 +248,8 @@ def run(config: Config) -> dict[str, Any]:
 def begin(config: Config, corpus: data.Corpus, state: train.TrainState) -> tuple[Path, train.TrainState, None]:
     """The folder of a new run, which can be resumed from here on."""
     inputs = [config.text] if config.text and str(config.text) != "-" else []
-    folder = runs.new_folder("char_lm", config, FILES, inputs)
-    runs.write_json(folder / "text.json", identity(corpus))
+    folder = experiment.new_folder("char_lm", config, FILES, inputs)
+    experiment.write_json(folder / "text.json", identity(corpus))
     checkpoint.save(folder / "checkpoint", state)
     return folder, state, None
 
@@ -269,7 +269,7 @@ def resume(
     summary = _read_json(folder / "summary.json")
     if done == config.steps and summary is not None and summary.get("steps") == done:
         return folder, state, summary
-    runs.write_config(folder, "char_lm", dataclasses.replace(config, resume=None))
+    experiment.write_config(folder, "char_lm", dataclasses.replace(config, resume=None))
     return folder, state, None
 
 
@@ -329,7 +329,7 @@ def fit(
                 }
                 line, part = _joined(part, line), {}
                 if done % every and done < config.steps:
-                    runs.write_json(folder / "interrupted.json", {**line, "since": since})
+                    experiment.write_json(folder / "interrupted.json", {**line, "since": since})
                     continue
                 checked = done % (10 * every) == 0 or done == config.steps
                 if checked:
@@ -393,7 +393,7 @@ def evaluate(
         "devices": len(state.step.devices()),
         "training_seconds": seconds,
         "milliseconds_per_step": 1e3 * seconds / int(state.step),
-        "machine": runs.machine(),
+        "machine": experiment.machine(),
         "sample": data.decode(tokens, corpus.alphabet),
     }
 
@@ -461,7 +461,7 @@ def _read_lines(path: Path, last: int) -> list[Line]:
 
 
 def _write_lines(path: Path, lines: list[Line]) -> None:
-    runs.write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
+    experiment.write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
 
 
 def main(config: Config) -> None:
@@ -470,4 +470,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    runs.main(Config, main, flags)
+    experiment.main(Config, main, flags)

@@ -29,7 +29,7 @@ import numpy as np
 from tqdm import tqdm
 
 import rnn_jax as rj
-from rnn_jax import runs
+from rnn_jax import experiment
 from rnn_jax.cells import CELLS
 from rnn_jax.checks import require
 from rnn_jax.diagnostics import worst
@@ -105,14 +105,14 @@ def run(config: Config) -> int:
     config = dataclasses.replace(config, depths=depths, lengths=lengths)
     jax.config.update("jax_enable_x64", True)
     jax.config.update("jax_default_matmul_precision", config.precision)
-    folder = runs.new_folder("compare_gradients", config, FILES)
-    machine = runs.machine()
+    folder = experiment.new_folder("compare_gradients", config, FILES)
+    machine = experiment.machine()
     print(
         f"{machine['devices'][0]} ({machine['processor']}), jax {machine['jax']}, matmul precision {config.precision}"
     )
     summary: dict[str, Any] = {"tolerances": TOLERANCE, "precision": config.precision, "machine": machine}
     failed = 0
-    with ThreadPoolExecutor(runs.cores()) as pool:  # compiling is most of the work, and leaves Python free
+    with ThreadPoolExecutor(experiment.cores()) as pool:  # compiling is most of the work, and leaves Python free
         if "agreement" in config.parts:
             cases = agreement(config, depths, lengths, pool)
             plot(cases, config, folder / "error_against_T.png")
@@ -123,7 +123,7 @@ def run(config: Config) -> int:
             digits.plot(cases, folder / "digits.png")
             summary["digits"] = cases
             failed += len(digits.failures(cases))
-    runs.write_json(folder / "summary.json", {"passed": not failed, **summary})
+    experiment.write_json(folder / "summary.json", {"passed": not failed, **summary})
     print(f"{f'{failed} cases failed' if failed else 'all cases passed'}; run folder: {folder}")
     return 1 if failed else 0
 
@@ -180,4 +180,4 @@ def plot(cases: list[dict[str, Any]], config: Config, path: Path) -> None:
 
 
 if __name__ == "__main__":
-    runs.main(Config, run)
+    experiment.main(Config, run)

@@ -11,16 +11,16 @@ Examples:
 from dataclasses import dataclass
 from pathlib import Path
 
+import figures
 import jax
 import numpy as np
 import optax
 
 import rnn_jax as rj
-from rnn_jax import runs
+from rnn_jax import experiment
 from rnn_jax.checks import check_int
 
 T, B, H = 20, 16, 32
-LOWEST = {"neither input": 0.66, "$x_{t-6}$ alone": 0.52, "both inputs": 0.45}
 
 
 @dataclass(frozen=True)
@@ -38,51 +38,35 @@ def main(config: Config) -> None:
     check_int(config.seed, "seed", 0)
     rng = np.random.default_rng(config.seed)
     x = rng.integers(0, 2, (10 + T * config.steps, B), dtype=np.int32)  # time first
-    xs, ys = x[10:], (rng.random(x[10:].shape) < 0.5 + x[4:-6] / 2 - x[:-10] / 4).astype(np.int32)
+    y = (rng.random(x[10:].shape) < 0.5 + x[4:-6] / 2 - x[:-10] / 4).astype(np.int32)
 
     def batch_at(index: int) -> rj.Batch:
-        window = slice(T * index, T * (index + 1))
-        return rj.Batch(xs[window], ys[window])
+        return rj.Batch(x[10:][T * index :][:T], y[T * index :][:T])
 
     # A network, and its gradient by two algorithms: by hand, and by jax.grad.
     network = rj.Network(cells=(rj.lstm(),), inputs=2, hidden=H, outputs=2, loss=rj.softmax_cross_entropy())
     params = rj.init(network, jax.random.key(config.seed))
     _, grads = jax.jit(rj.value_and_grad(rj.bptt(network)))(params, batch_at(0))
     _, reference = jax.jit(rj.value_and_grad(rj.autodiff(network)))(params, batch_at(0))
-    print("the gradient by bptt differs from that by autodiff, ‖g − ref‖ / ‖ref‖, by:")
     for leaf, difference in rj.compare(grads, reference).items():
-        print(f"  {leaf:<12} {difference.norm:.0e}")
+        print(f"{leaf:<12} bptt and jax.grad differ by {difference.norm:.0e} of the norm")
 
     # Truncated BPTT: each training step sees one window, and the state goes from window to window.
     algorithm, optimiser = rj.bptt(network), optax.adam(1e-2)
     start = rj.train.init_state(algorithm, optimiser, params, B)
-    step = rj.train.make_step(algorithm, optimiser)
-    curve = []
+    step, curve = rj.train.make_step(algorithm, optimiser), []
     for state, metrics in rj.train.run(step, start, batch_at, config.steps, every=100, chunk=100):
         curve.append((int(state.step), metrics.loss))
         print(f"step {state.step:>5}: {metrics.loss:.3f} nats")
-    plot(curve, config.out)
+
+    figure, (axes,) = figures.panels(1, f"{figures.model('lstm', H=H, B=B, T=T)}: inputs of 6 and 10 steps ago")
+    axes.plot(*zip(*curve, strict=True), "o-", color=figures.BLUE)
+    for label, nats in (("neither", 0.66), ("that of 6 steps ago", 0.52), ("both", 0.45)):
+        figures.level(axes, nats, f"the lowest with {label}")
+    axes.set(xlabel="training step", ylabel="cross-entropy, nats")
+    figures.save(figure, config.out)
     print(f"learning curve: {config.out}")
 
 
-def plot(curve: list[tuple[int, float]], path: Path) -> None:
-    """Cross-entropy against training steps, beside the lowest by what is remembered."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
-    axes.plot(*zip(*curve, strict=True), "o-", color="#1f4e79", ms=3)
-    for name, nats in LOWEST.items():
-        axes.axhline(nats, color="#777777", lw=1, ls="--")
-        axes.text(curve[-1][0], nats - 0.003, f"lowest with {name}: {nats}", ha="right", va="top")
-    axes.set(xlabel="training step", ylabel="cross-entropy, nats", title=f"LSTM, H = {H}: inputs 6 and 10 steps ago")
-    axes.set_ylim(bottom=0.42)
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
-
-
 if __name__ == "__main__":
-    runs.main(Config, main)
+    experiment.main(Config, main)

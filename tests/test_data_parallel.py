@@ -82,7 +82,7 @@ def test_chunks_are_bitwise_the_steps_made_one_by_one():
 import chex
 import optax
 import rnn_jax as rj
-from cases import make_batch, make_network, make_params
+from fixtures import make_batch, make_network, make_params
 from rnn_jax import train
 jax.config.update("jax_numpy_dtype_promotion", "standard")
 network = make_network(rj.elman())

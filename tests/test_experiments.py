@@ -21,7 +21,7 @@ import pytest
 import timing
 
 import rnn_jax as rj
-from rnn_jax import checkpoint, runs, train
+from rnn_jax import checkpoint, experiment, train
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 PNG = b"\x89PNG\r\n"
@@ -75,7 +75,7 @@ def command(*arguments):
         patched.setattr(sys, "argv", ["char_lm.py", *map(str, arguments)])
         with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"), jax.enable_x64(False):
             try:
-                runs.main(char_lm.Config, char_lm.main, char_lm.flags)
+                experiment.main(char_lm.Config, char_lm.main, char_lm.flags)
             finally:
                 signal.signal(signal.SIGTERM, handler)
     return ended.value.code or 0
@@ -90,7 +90,7 @@ def lines_of(folder):
 
 
 def saved(folder):
-    config = runs.read_config(folder, "char_lm", char_lm.Config)
+    config = experiment.read_config(folder, "char_lm", char_lm.Config)
     with jax.enable_x64(False):
         corpus, _ = char_lm.load(config)
         network, algorithm, optimiser, _ = char_lm.build(config, len(corpus.alphabet))

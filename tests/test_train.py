@@ -422,7 +422,7 @@ def test_steps_in_chunks_are_bitwise_those_made_one_by_one(steps, every, chunk):
     chex.assert_trees_all_equal(reports, expected)
 
 
-@pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
+@cells
 @pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
 @pytest.mark.slow
 def test_steps_in_chunks_are_bitwise_the_same_for_every_cell(cell, dtype):

@@ -11,7 +11,7 @@ from typing import Literal
 import pytest
 
 import rnn_jax as rj
-from rnn_jax import runs
+from rnn_jax import experiment
 
 FILES = r"log\.txt|parts(/\d+)*"
 
@@ -32,7 +32,7 @@ def earlier(tmp_path, monkeypatch):
     """A folder with all that an experiment writes, in a working directory of its own."""
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    folder = runs.new_folder("test", Config(out=tmp_path / "run"), FILES)
+    folder = experiment.new_folder("test", Config(out=tmp_path / "run"), FILES)
     (folder / "log.txt").write_text("old")
     (folder / "log.txt.partial").write_text("cut short")
     (folder / "parts" / "1").mkdir(parents=True)
@@ -44,16 +44,16 @@ def contents(folder):
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def replace(folder, experiment="test", inputs=()):
-    return runs.new_folder(experiment, Config(out=folder, overwrite=True, size=4), FILES, inputs)
+def replace(folder, name="test", inputs=()):
+    return experiment.new_folder(name, Config(out=folder, overwrite=True, size=4), FILES, inputs)
 
 
 def test_an_earlier_run_is_replaced(earlier):
     with pytest.raises(rj.InputError, match="used with --overwrite"):
-        runs.new_folder("test", Config(out=earlier), FILES)
+        experiment.new_folder("test", Config(out=earlier), FILES)
     assert replace(earlier) == earlier
     assert set(contents(earlier)) == {"config.json"}
-    assert runs.read_config(earlier, "test", Config).size == 4
+    assert experiment.read_config(earlier, "test", Config).size == 4
 
 
 def test_a_link_to_a_run_stays(earlier):
@@ -120,7 +120,7 @@ def test_a_file_or_a_link_to_nothing_is_refused(tmp_path):
 
 def test_runs_of_the_same_second_have_folders_of_their_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    folders = {runs.new_folder("test", Config(), FILES) for _ in range(5)}
+    folders = {experiment.new_folder("test", Config(), FILES) for _ in range(5)}
     assert len(folders) == 5 and all(folder.parent == Path("runs/test") for folder in folders)
 
 
@@ -128,30 +128,30 @@ def test_runs_of_the_same_second_have_folders_of_their_own(tmp_path, monkeypatch
 def test_a_configuration_of_other_types_is_refused(tmp_path, wrong):
     (tmp_path / "config.json").write_text('{"experiment": "test", ' + wrong[1:])
     with pytest.raises(rj.InputError, match=r"^\w+ in .*config\.json is .*; it must be"):
-        runs.read_config(tmp_path, "test", Config)
+        experiment.read_config(tmp_path, "test", Config)
 
 
 def test_a_configuration_is_read_as_it_was_written(tmp_path):
     config = Config(Path("there"), True, 5, 1, "b")
-    runs.write_config(tmp_path, "test", config)
-    assert runs.read_config(tmp_path, "test", Config) == config
+    experiment.write_config(tmp_path, "test", config)
+    assert experiment.read_config(tmp_path, "test", Config) == config
 
 
 def test_a_full_disk_leaves_the_file_before_and_is_one_line(tmp_path, monkeypatch):
     def full(*arguments, **options):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    runs.write_text(tmp_path / "log.txt", "old")
+    experiment.write_text(tmp_path / "log.txt", "old")
     monkeypatch.setattr(Path, "write_text", full)
     with pytest.raises(rj.InputError, match=r"log\.txt', which cannot be written \(No space left on device\)"):
-        runs.write_text(tmp_path / "log.txt", "new")
+        experiment.write_text(tmp_path / "log.txt", "new")
     assert (tmp_path / "log.txt").read_text() == "old"
 
 
 PROGRAM = """
 import os, signal, sys
 from dataclasses import dataclass
-from rnn_jax import runs
+from rnn_jax import experiment
 
 @dataclass
 class Config:
@@ -165,14 +165,14 @@ def run(config):
             print("a line")
     elif config.way == "devices":
         import jax
-        runs.use_cores(3)
+        experiment.use_cores(3)
         print(len(jax.devices()), flush=True)
-        runs.use_cores(2)
+        experiment.use_cores(2)
         print(len(jax.devices()))
     else:
         os.kill(os.getpid(), getattr(signal, config.way))
 
-runs.main(Config, run)
+experiment.main(Config, run)
 """
 
 
@@ -213,6 +213,6 @@ def test_how_a_command_ends(way, status, printed):
 def test_cores_are_those_this_process_may_use(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0}, raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 64)
-    assert runs.cores() == runs.machine()["cores"] == 1
+    assert experiment.cores() == experiment.machine()["cores"] == 1
     monkeypatch.delattr(os, "sched_getaffinity")
-    assert runs.cores() == 64
+    assert experiment.cores() == 64
