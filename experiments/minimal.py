@@ -61,8 +61,8 @@ def main(config: Config) -> None:
 
     figure, (axes,) = figures.panels(1, f"{figures.model('lstm', H=H, B=B, T=T)}: inputs of 6 and 10 steps ago")
     axes.plot(*zip(*curve, strict=True), "o-", color=figures.BLUE)
-    for label, nats in (("neither", 0.66), ("that of 6 steps ago", 0.52), ("both", 0.45)):
-        figures.level(axes, nats, f"the lowest with {label}")
+    for known, nats in (("neither", 0.66), ("the input of 6 steps ago", 0.52), ("both", 0.45)):
+        figures.level(axes, nats, f"lowest loss, knowing {known}")
     axes.set(xlabel="training step", ylabel="cross-entropy, nats")
     figures.save(figure, config.out)
     print(f"learning curve: {config.out}")
