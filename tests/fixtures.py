@@ -10,11 +10,13 @@ from rnn_jax.testing.fixtures import TOLERANCE, make_batch, make_network, make_p
 
 __all__ = [
     "CELLS",
+    "EACH_KIND",
     "TOLERANCE",
     "algorithms",
     "assert_close",
     "assert_same",
     "cells",
+    "cells_marked",
     "exact_algorithms",
     "make_batch",
     "make_network",
@@ -29,7 +31,18 @@ EXACT = {
     for name, algorithm in ALGORITHMS.items()
     if isinstance(algorithm(make_network(CELLS["elman"])).claim, rj.Exact)
 }
-cells = pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
+EACH_KIND = ("elman", "lstm-peepholes", "gru", "indrnn", "min_gru")
+"""Every recurrence, one and two state values, both kinds of adjoint, and parameters of a cell's own."""
+
+
+def cells_marked(*fast):
+    """All cells, with those outside of ``fast`` in the slow set."""
+    marks = {name: [] if name in fast else [pytest.mark.slow] for name in CELLS}
+    every = [pytest.param(cell, id=name, marks=marks[name]) for name, cell in CELLS.items()]
+    return pytest.mark.parametrize("cell", every)
+
+
+cells = cells_marked(*EACH_KIND)
 algorithms = pytest.mark.parametrize("algorithm", ALGORITHMS.values(), ids=ALGORITHMS)
 exact_algorithms = pytest.mark.parametrize("algorithm", EXACT.values(), ids=EXACT)
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 import textbook
-from fixtures import CELLS
+from fixtures import CELLS, cells_marked
 
 import rnn_jax as rj
 from rnn_jax.gradients import bptt
@@ -40,12 +40,6 @@ def segmented(bptt):
     return lambda network: bptt(network, segment=16)
 
 
-def some_of(cells, *fast):
-    """All cells, of which only some run in the fast set."""
-    marks = {name: [] if name in fast else pytest.mark.slow for name in cells}
-    return pytest.mark.parametrize("cell", [pytest.param(cells[name], marks=marks[name], id=name) for name in cells])
-
-
 @pytest.mark.parametrize(
     ("algorithm", "cell"),
     [
@@ -62,22 +56,22 @@ def test_bptt_conforms_in_several_segments():
     assert checks >= {"structure", "loss", "recurrent state", "gradient", "mask", "reset", "rows", "padding", "jit"}
 
 
-@some_of(CELLS, "gru")
+@cells_marked("gru")
 def test_textbook_rtrl_conforms(cell):
     assert rj.testing.check_algorithm(textbook.rtrl, cells=[cell])
 
 
-@some_of(CELLS, "elman", "lstm")
+@cells_marked("elman", "lstm")
 def test_textbook_uoro_conforms(cell):
     assert rj.testing.check_algorithm(textbook.uoro, cells=[cell])
 
 
-@some_of(CELLS, "elman-relu-leaky")
+@cells_marked("elman-relu-leaky")
 def test_textbook_rflo_conforms(cell):
     assert rj.testing.check_algorithm(textbook.rflo, cells=[cell])
 
 
-@some_of(CELLS, "lstm")
+@cells_marked("lstm")
 def test_a_textbook_predictor_conforms(cell):
     assert rj.testing.check_algorithm(textbook.dni, cells=[cell])
 

@@ -31,8 +31,8 @@ def test_equals_one_device():
         """
 import jax.numpy as jnp
 import rnn_jax as rj
-from fixtures import CELLS, assert_same, make_batch, make_network, make_params
-for cell in CELLS.values():
+from fixtures import CELLS, EACH_KIND, assert_same, make_batch, make_network, make_params
+for cell in (CELLS[name] for name in EACH_KIND):
     network = make_network(cell, 2)
     params, batch = make_params(network), make_batch(network, 18, 8, True, True)
     windows = [jax.tree.map(lambda a: a[:11], batch), jax.tree.map(lambda a: a[11:], batch)]
