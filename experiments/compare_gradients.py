@@ -165,17 +165,18 @@ def plot(cases: list[dict[str, Any]], config: Config, path: Path) -> None:
         1, f"bptt against jax.grad, H = {config.hidden}, B = {config.batch}, {layers}", 4.6
     )
     palette = (figures.BLUE, figures.ORANGE, figures.GREEN, figures.VERMILLION, figures.PURPLE, figures.SKY)
-    colours = dict(zip((cell.name for cell in CELLS.values()), palette, strict=False))
+    looks = [{"color": colour, "ls": line} for line in ("-", ":") for colour in palette]
+    styles = dict(zip((cell.name for cell in CELLS.values()), itertools.cycle(looks), strict=False))
     for dtype, marker in (("float32", "s"), ("float64", "o")):
-        for cell, colour in colours.items():
+        for cell, style in styles.items():
             chosen = [case for case in cases if (case["cell"], case["dtype"], case["depth"]) == (cell, dtype, depth)]
-            axes.loglog([case["T"] for case in chosen], [case["error"] for case in chosen], marker=marker, color=colour)
+            axes.loglog([case["T"] for case in chosen], [case["error"] for case in chosen], marker=marker, **style)
         figures.level(axes, TOLERANCE[dtype], f"{dtype}: tolerance {TOLERANCE[dtype]:.0e}")
     axes.set(xlabel="T, time steps", ylabel="‖bptt − jax.grad‖ / ‖jax.grad‖, worst leaf", ylim=(1e-17, 1e-4))
     dtypes = [
         figures.entry(dtype, color="#333333", marker=marker) for dtype, marker in (("float32", "s"), ("float64", "o"))
     ]
-    figures.legend_below(figure, [figures.entry(cell, color=colour) for cell, colour in colours.items()] + dtypes, 4)
+    figures.legend_below(figure, [figures.entry(cell, **style) for cell, style in styles.items()] + dtypes, 4)
     figures.save(figure, path)
 
 

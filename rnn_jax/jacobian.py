@@ -4,7 +4,8 @@ A cell is unit-wise, so ∂s_t/∂s_{t−1} through the unit itself, ∂s_t/∂u
 
     A = ∂s_t/∂s_{t−1} [S, S]    P = ∂s_t/∂u_t [S, G]    Q = ∂s_t/∂v_t [S, G]    R = ∂s_t/∂p [S, parameters]
 
-Row k of all four is the adjoint of the k-th unit vector.  With W they are the whole step::
+Row k of all four is the adjoint of the k-th unit vector.  With W they are the tangent of a step in state and input, and
+its transpose::
 
     push    ds_t     = A ds_{t−1} + Q dv_t + P du_t    where dv_t = dh_{t−1} W
     pull    δs_{t−1} = Aᵀ δs_t, and δh_{t−1} += δv_t Wᵀ    δu_t = Pᵀ δs_t    δv_t = Qᵀ δs_t    δp = Rᵀ δs_t
@@ -72,9 +73,8 @@ def pull(cell: Cell, layer: Layer, jacobian: Jacobian, delta_s: Units) -> StepAd
     delta_s_prev, delta_u, delta_v, delta_p = (jnp.einsum("kjbh,kbh->jbh", block, delta) for block in jacobian)
     deltas = tuple(_flat(each) for each in ((delta_u, delta_v) if cell.separate else (delta_u,)))
     W_T = layer.W.T if layer.W is not None and cell.recurrence == "dense" else None
-    share = recurrence.recurrent_adjoint(cell, layer, W_T, deltas[-1])
-    delta_h_prev = delta_s_prev[0] if share is None else delta_s_prev[0] + share
-    return StepAdjoint((delta_h_prev, *delta_s_prev[1:]), deltas, tuple(delta_p))
+    adjoint = StepAdjoint(tuple(delta_s_prev), deltas, tuple(delta_p))
+    return recurrence.with_recurrent_share(cell, layer, W_T, adjoint)
 
 
 def layer_gradients(cell: Cell, layer: Layer, x: Array, h_prev: Array, adjoint: StepAdjoint) -> Layer:

@@ -202,9 +202,16 @@ def step_back(
     delta_s_prev, *rest = cell.adjoint(s_prev, s, residual, delta_s, *p)
     count = 2 if cell.separate else 1
     deltas = tuple(jnp.concatenate(gates, axis=-1) for gates in rest[:count])
-    share = recurrent_adjoint(cell, layer, W_T, deltas[-1])
-    delta_h_prev = delta_s_prev[0] if share is None else delta_s_prev[0] + share
-    return StepAdjoint((delta_h_prev, *delta_s_prev[1:]), deltas, tuple(rest[count:]))
+    return with_recurrent_share(cell, layer, W_T, StepAdjoint(delta_s_prev, deltas, tuple(rest[count:])))
+
+
+def with_recurrent_share(cell: Cell, layer: Layer, W_T: Array | None, adjoint: StepAdjoint) -> StepAdjoint:
+    """The adjoint of a step through the units alone, with the share of δh_{t−1} that flows through v."""
+    share = recurrent_adjoint(cell, layer, W_T, adjoint.deltas[-1])
+    if share is None:
+        return adjoint
+    delta_h, *others = adjoint.delta_s_prev
+    return adjoint._replace(delta_s_prev=(delta_h + share, *others))
 
 
 def project(layer: Layer, xs: Array, mask: Flags = None) -> Array:

@@ -129,7 +129,7 @@ class Batch(NamedTuple):
     ys: Array
     """Targets: int classes [T, B] or floats [T, B, K]."""
     mask: Array | None = None
-    """bool [T, B]: the step counts.  One that does not changes neither state, loss nor gradient.  None: all."""
+    """bool [T, B]: whether the step counts.  A masked step changes neither state, loss nor gradient.  None: all do."""
     reset: Array | None = None
     """bool [T, B]: the state is set to zero before the step, if the step counts.  None: never."""
     weight: Array | None = None
@@ -152,7 +152,7 @@ class Unbiased(NamedTuple):
     """``(network, T, B) -> (settings, noise)``: all outcomes of the randomness of T steps, equally likely, stacked on
     axis 0 of ``noise``; the same factory, ``factory(network, **settings(outcome))``, is the algorithm with that outcome
     instead of keys.  None: they cannot be listed, and the claim is tested statistically, over keys."""
-    steps: int = 5
+    steps: int = 6
     """The largest T whose outcomes ``enumerate`` can list."""
     exact_readout: bool = True
     """Whether the gradients of V and c are exact in every draw, and not only in the mean."""

@@ -53,7 +53,7 @@ def update_of(algorithm):
 
     def update(params, state, batch):
         rows = batch.xs.shape[1] if isinstance(batch, rj.Batch) and getattr(batch.xs, "ndim", 0) > 1 else 1
-        carry = algorithm.init(params, rows)._replace(recurrent=state)
+        carry = algorithm.init(params, max(rows, 1))._replace(recurrent=state)
         carry, estimate = algorithm.update(params, carry, batch)
         return (estimate.loss, estimate.grads), carry.recurrent
 

@@ -1,6 +1,7 @@
 """Each module imports only from modules above it, without a circle, and autodiff appears in one file."""
 
 import ast
+import graphlib
 import re
 from pathlib import Path
 
@@ -39,6 +40,27 @@ def test_modules_import_from_above(path):
     here = ORDER.index(module(path))
     below = [name for name in imported(path) if ORDER.index(name) > here]
     assert not below, f"{path.name} imports from {below}"
+
+
+def name_of(path):
+    """The dotted name of a module."""
+    return ".".join(path.relative_to(ROOT.parent).with_suffix("").parts).removesuffix(".__init__")
+
+
+def test_there_is_no_circle():
+    """Of modules, whatever their folder; a package is made of what its own file imports."""
+    files = {name_of(path): path for path in FILES}
+    graph = {}
+    for name, path in files.items():
+        found = set()
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom):
+                parts = {f"{node.module}.{alias.name}" for alias in node.names}
+                found |= parts if parts <= set(files) else parts | {node.module}
+            elif isinstance(node, ast.Import):
+                assert all(alias.name.split(".")[0] != "rnn_jax" for alias in node.names), name
+        graph[name] = {each for each in found if each in files}
+    tuple(graphlib.TopologicalSorter(graph).static_order())
 
 
 def test_autodiff_appears_in_one_file_only():

@@ -334,11 +334,11 @@ def truncated(k, claimed=None):
     return algorithm
 
 
-def noisy(amount=0.5, bias=0.0, listed=True):
-    """BPTT times 1 ± amount by a coin for each parameter leaf: unbiased, if bias is zero."""
+def noisy(amount=0.5, bias=0.0, listed=True, base=textbook.rtrl):
+    """A rule times 1 ± amount by a coin for each parameter leaf: unbiased, if bias is zero and the rule is exact."""
 
     def algorithm(network, coins=None):
-        inner = rj.bptt(network)
+        inner = base(network)
 
         def init(params, batch_size, key):
             return inner.init(params, batch_size)._replace(shared=key if coins is None else jax.random.key(0))
@@ -371,8 +371,10 @@ CLAIMS = {
     "unbiased, listed": (noisy(), None),
     "unbiased, by keys": (noisy(listed=False), None),
     "claims to be exact": (truncated(5, rj.Exact()), "gradient"),
-    "claims to be exact, noisy": (lambda network: noisy()(network)._replace(claim=rj.Exact()), "readout"),
+    "claims to be exact, noisy": (lambda network: noisy(base=rj.bptt)(network)._replace(claim=rj.Exact()), "readout"),
     "claims to be unbiased, listed": (noisy(bias=1e-9), "mean of all outcomes"),
+    "claims to be unbiased across windows": (noisy(base=rj.bptt), "mean of all outcomes"),
+    "claims to be unbiased across windows, by keys": (noisy(base=rj.bptt, listed=False), "mean over keys"),
     "claims to be unbiased, by keys": (noisy(bias=0.1, listed=False), "mean over keys"),
     "claims to be random": (noisy(amount=0.0), "is random"),
     "claims to be biased": (
@@ -469,6 +471,34 @@ def shared_noise(network):
     return rj.Algorithm(init, update, base.claim)
 
 
+def no_layers(network, **settings):
+    """RFLO that gives nothing to the layers, unless its feedback is symmetric."""
+    inner = textbook.rflo(network, **settings)
+    estimate = hidden_times(0.0 if settings.get("feedback", "random") == "random" else 1.0)
+    return altered(lambda network: inner, estimate=estimate)(network)
+
+
+def vacuous(network, rate=0.1):
+    """A predictor with a limit in which there is nothing to learn."""
+
+    def limit(network, params, batch):
+        return {}, params, batch._replace(mask=jnp.zeros(batch.xs.shape[:2], bool))
+
+    return textbook.dni(network, rate)._replace(claim=rj.Biased(limit, "no steps"))
+
+
+def not_a_number(network):
+    """RFLO whose trace is NaN in short floats."""
+    inner = textbook.rflo(network)
+
+    def update(params, carry, batch):
+        after, estimate = inner.update(params, carry, batch)
+        short = params.V.dtype != jnp.float64
+        return after, hidden_times(jnp.nan)(estimate) if short else estimate
+
+    return inner._replace(update=update)
+
+
 def unlearned(network):
     """A predictor that is trained in padding too."""
     base = textbook.dni(network)
@@ -491,7 +521,7 @@ WRONG_RULES = {
     "UORO forgets its memory": (rule(textbook.uoro, wrong="forgets its memory"), "elman", "reset"),
     "one key for all rows": (rule(textbook.uoro, wrong="one key"), "elman", "rows"),
     "all rows use the first key": (rule(textbook.uoro, wrong="first key"), "elman", "rows"),
-    "noise that a split changes": (shared_noise, "elman", "batch in two"),
+    "noise that a split changes": (shared_noise, "elman", "rows|batch in two"),
     "RFLO doubles the loss": (altered(textbook.rflo, estimate=doubled), "elman-relu-leaky", "loss"),
     "exact gradients, doubled loss": (altered(truncated(37), estimate=doubled), "elman", "loss"),
     "RFLO × −3": (altered(textbook.rflo, estimate=times(-3)), "elman-relu-leaky", "readout"),
@@ -505,6 +535,12 @@ WRONG_RULES = {
     "RTRL forgets M": (rule(textbook.rtrl, wrong="forgets its memory"), "elman", "gradient"),
     "RTRL's M ignores resets": (rule(textbook.rtrl, wrong="ignores resets"), "elman", "gradient"),
     "RTRL sums in short floats": (rule(textbook.rtrl, wrong="short sums"), "elman", "loss|gradient|wide sums|readout"),
+    "RFLO has no gradient for its layers": (no_layers, "elman-relu-leaky", "biased elsewhere"),
+    "RFLO is NaN in short floats": (not_a_number, "elman-relu-leaky", "finite"),
+    "a limit without steps": (vacuous, "elman", "exact in its limit"),
+    "UORO's first step of a window is not seen": (
+        altered(textbook.uoro, batch=lambda b: b._replace(xs=b.xs.at[0].set(0))), "elman", "loss|recurrent",
+    ),
     "a predictor forgets sum_over_batch": (rule(textbook.dni, wrong="forgets sum_over_batch"), "elman", "batch in two"),
     "a predictor is trained in padding": (unlearned, "elman", "mask"),
 }  # fmt: skip

@@ -75,7 +75,8 @@ VALID = re.compile(
   | .*(inputs|hidden|outputs|length|batch_size|segment|steps|every|index|count|warm_up)\ three
   | .*(length|index|warm_up)\ zero | clip_by_global_norm:.*(huge|three|fraction|float64)
   | .*(prime|stream|tokens|hs)\ (short|long) | (decode|readout):.*\ empty | readout:\ hs\ flat
-  | readout:\ params\.layers.* | (training|evaluation)_windows?:\ stream\ (above|below) | .*\breset\ nowhere
+  | readout:\ params\.layers.* | \w+\.init:\ params\.(layers|c)\b.*
+  | (training|evaluation)_windows?:\ stream\ (above|below) | .*\breset\ nowhere
   | .*(mask)\ nowhere | .*weight\ (above|float32) | per_step_losses:.*(above|below|nowhere)
   | compare:.*\ (float16|swapped) | run:.*(xs|ys|step)\ (above|below) | run:.*(mask|finite)\ nowhere
   | save:\ folder\ word | save:\ state\.(params|optimiser|carry|finite).*

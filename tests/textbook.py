@@ -298,8 +298,7 @@ def rflo(network, feedback="random", wrong=""):
 
     def limit(network, params, batch):
         layer = params.layers[0]
-        W = None if layer.W is None or cell.recurrence != "dense" else jnp.zeros_like(layer.W)
-        layer = layer._replace(W=layer.W if W is None else W)
+        layer = layer._replace(W=None if layer.W is None else jnp.zeros_like(layer.W))
         return {"feedback": "symmetric"}, params._replace(layers=(layer,)), batch
 
     claim = rj.Biased(limit, "W = 0, symmetric feedback", across_windows=True)

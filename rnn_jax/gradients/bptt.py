@@ -73,11 +73,11 @@ def bptt(network: Network, segment: int | None = None, recompute: bool = False) 
         state_T = stack.state_at(trajectories, end)
 
         def reverse(carry: Any, inputs: tuple[Batch, State | None]) -> tuple[Any, None]:
-            (end, trajectories, adjoints), (window, state) = carry, inputs
-            start = end if state is not None else end - len(window.xs)
+            (end, trajectories, adjoints), (steps, state) = carry, inputs
+            start = end if state is not None else end - len(steps.xs)
             if state is not None:
-                trajectories = stack.forward_in_place(layers, stack.set_initial(trajectories, state), start, window)
-            adjoints = segment_adjoints(network, params, layers, trajectories, start, window, adjoints)
+                trajectories = stack.forward_in_place(layers, stack.set_initial(trajectories, state), start, steps)
+            adjoints = segment_adjoints(network, params, layers, trajectories, start, steps, adjoints)
             return (start, trajectories, adjoints), None
 
         after: Any = (end, trajectories, zero_adjoints(params, state_T))
@@ -100,9 +100,9 @@ def forward(
     """
     count = [len(group.xs) * group.xs.shape[1] for group in groups]
 
-    def advance(carry: Any, window: Batch) -> tuple[Any, State | None]:
-        (start, before), n = carry, len(window.xs)
-        after = stack.forward_in_place(layers, before, start, window)
+    def advance(carry: Any, segment: Batch) -> tuple[Any, State | None]:
+        (start, before), n = carry, len(segment.xs)
+        after = stack.forward_in_place(layers, before, start, segment)
         if recompute:
             return (start, stack.set_initial(after, stack.state_at(after, n))), stack.state_at(before, start)
         return (start + n, after), None
@@ -128,19 +128,19 @@ def segment_adjoints(
     layers: Stack,
     trajectories: Trajectories,
     start: Array | int,
-    window: Batch,
+    segment: Batch,
     after: Adjoints,
 ) -> Adjoints:
     """Readout, error, reverse and gradients of one segment, added to those of the segments after it."""
-    n, B = window.xs.shape[:2]
-    rows = hidden_states(trajectories[-1], start + 1, n), (window.ys, window.mask, window.weight)
+    n, B = segment.xs.shape[:2]
+    rows = hidden_states(trajectories[-1], start + 1, n), (segment.ys, segment.mask, segment.weight)
     # Steps and batch on one axis, since XLA computes δo a second time otherwise.
     hs, targets = jax.tree.map(lambda a: a.reshape(n * B, *a.shape[2:]), rows)
     os = ops.affine(hs, params.V, params.c)
     losses = weighted_losses(network.loss, os, *targets).reshape(n, B).sum(axis=0)
     delta_os = weighted_errors(network.loss, os, *targets)
     delta_hs = (delta_os @ params.V.T).reshape(n, B, -1)
-    gradients, delta_state = stack.reverse(layers, trajectories, start, window, delta_hs, after.delta_state)
+    gradients, delta_state = stack.reverse(layers, trajectories, start, segment, delta_hs, after.delta_state)
     grads = Params(gradients, ops.sum_outer_products(hs, delta_os), ops.sum_rows(delta_os))
     losses, grads = jax.tree.map(jnp.add, (after.losses, after.grads), (losses, grads))
     return Adjoints(delta_state, losses, grads)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from rnn_jax.checks import check_int, check_parts, describe, require
+from rnn_jax.checks import check_int, check_parts, describe, is_array, require
 from rnn_jax.precision import accumulation_dtype
 from rnn_jax.types import Algorithm, Array, Batch, Carry, Estimate, Params
 
@@ -40,9 +40,10 @@ def micro_batches(algorithm: Algorithm, count: int) -> Algorithm:
         return algorithm.init(params, batch_size, key)
 
     def update(params: Params, carry: Carry, batch: Batch) -> tuple[Carry, Estimate]:
+        require(isinstance(carry, Carry), "carry", describe(carry), "a Carry, as from init")
         require(isinstance(batch, Batch), "batch", describe(batch), "a Batch")
-        rows = _split(count, (carry.recurrent, carry.memory), 0)
-        windows = _split(count, batch, 1)
+        rows = _split(count, (carry.recurrent, carry.memory), 0, "carry")
+        windows = _split(count, batch, 1, "batch")
 
         def part(rows: Any, window: Batch) -> tuple[Carry, Estimate]:
             recurrent, memory = rows
@@ -70,12 +71,12 @@ def micro_batches(algorithm: Algorithm, count: int) -> Algorithm:
     return Algorithm(init, update, algorithm.claim)
 
 
-def _split(count: int, tree: Any, axis: int) -> Any:
+def _split(count: int, tree: Any, axis: int, name: str) -> Any:
     """The rows along an axis as [count, rows / count] parts, which come first."""
 
     def split(a: Array) -> Array:
-        fits = a.shape[axis] % count == 0
-        require(fits, "batch", describe(a), f"a batch whose rows are a multiple of {count}, the number of parts")
+        fits = is_array(a) and a.ndim > axis and a.shape[axis] % count == 0
+        require(fits, name, describe(a), f"of arrays whose rows are a multiple of {count}, the number of parts")
         parts = a.reshape(*a.shape[:axis], count, -1, *a.shape[axis + 1 :])
         return jnp.moveaxis(parts, axis, 0)
 

@@ -29,7 +29,8 @@ def check_algorithm(
     reference's after each window, and so does the readout's gradient, unless the claim says otherwise; a masked step
     leaves everything as it is, whatever stands in it; a reset cuts off all memory; rows are independent where nothing
     is shared, and have keys of their own; a batch split in two gives the same sums, and the same ``shared`` in both
-    halves; sums are wide; NaN surfaces; one trace; the same under ``vmap`` and without ``jit``.
+    halves; NaN surfaces; one trace; and, tried with the first cell only, sums are wide, and results are the same under
+    ``vmap``, without ``jit``, and with None for a mask, reset or weight that says nothing.
 
     Exact: equal to autodiff, in windows of any length, 1 included, in two layers, in three dtypes, whatever the
     padding.  Unbiased: the mean over every outcome of the randomness is exact, and over 4096 keys no element is further
@@ -73,10 +74,12 @@ def algorithm_results(algorithm: Factory, claim: Claim | None, cells: Sequence[C
         if not result.ok:
             return
     for number, cell in enumerate(supported):
+        tried: set[str] = set()
         for scenario in JOINT:
             together = list(scenario_results(algorithm, claim, cell, scenario))
             yield from together
-            if not all(result.ok for result in together):
+            if scenario.dtype not in tried and not all(result.ok for result in together):
+                tried.add(scenario.dtype)
                 for alone in SEPARATE:
                     yield from scenario_results(algorithm, claim, cell, alone._replace(dtype=scenario.dtype))
         yield from cell_results(algorithm, claim, cell, slow=number == 0)
@@ -89,22 +92,23 @@ def scenario_results(algorithm: Factory, claim: Claim | None, cell: Cell, scenar
         return
     built, where = algorithm(network), f"{cell.name}, {scenario}"
     measured = run(built, *inputs_of(network, scenario), scenario.windows)
-    holds_to = claim or built.claim
-    yield from contract.agreement(measured, reference(network, scenario), holds_to, scenario, where)
-    if isinstance(holds_to, Exact):
-        yield claims.exact(measured, holds_to, network, scenario, where)
+    claimed = claim or built.claim
+    yield from contract.agreement(measured, reference(network, scenario), claimed, scenario, where)
+    if isinstance(claimed, Exact):
+        yield claims.exact(measured, claimed, network, scenario, where)
 
 
 def cell_results(algorithm: Factory, claim: Claim | None, cell: Cell, slow: bool) -> Iterator[Result]:
-    """The laws of the contract and those of the claim, for one cell."""
-    each = contract.trial(algorithm, cell)
-    yield from contract.laws(each)
-    if slow:
-        yield from contract.slow_laws(algorithm, each)
-    match claim or each.algorithm.claim:
-        case Exact():
-            yield from claims.exact_laws(each)
-        case Unbiased() as unbiased:
-            yield from claims.unbiased(algorithm, unbiased, cell)
-        case Biased() as biased:
-            yield from claims.biased(algorithm, biased, cell)
+    """The laws of the contract and those of the claim, for one cell; ``slow``: those that hardly depend on the cell."""
+    for depth in (1, 2) if slow else (1,):
+        network = contract.trial_network(cell, depth)
+        if supports(algorithm, network):
+            each = contract.trial(algorithm, network)
+            claimed = claim or each.algorithm.claim
+            yield from contract.laws(each)
+            if slow and depth == 1:
+                yield from contract.slow_laws(algorithm, each, claimed)
+            if isinstance(claimed, Exact):
+                yield from claims.exact_laws(each)
+    yield from claims.unbiased(algorithm, claim, cell)
+    yield from claims.biased(algorithm, claim, cell)

@@ -74,15 +74,23 @@ def supports(factory: Factory, network: Network) -> bool:
 
 def network_of(cell: Cell, scenario: Scenario) -> Network:
     """A network of this cell for the scenario."""
-    loss, outputs = (squared_error(), 4) if scenario.floats else (None, 6)
-    return make_network(cell, scenario.depth, outputs=outputs, loss=loss)
+    loss, outputs = (squared_error(), 4) if scenario.floats else (None, 7)
+    network = make_network(cell, scenario.depth, outputs=outputs, loss=loss)
+    return network if scenario.depth == 1 else network._replace(hidden=(5, *(4,) * (scenario.depth - 1)))
 
 
 def inputs_of(network: Network, scenario: Scenario) -> tuple[Params, Batch]:
-    """Parameters and sequence of the scenario, always the same."""
+    """Parameters and sequence of the scenario, always the same; what stands in a masked step is out of range."""
     T, dtype = sum(scenario.windows), scenario.dtype if scenario.floats else None
     batch = make_batch(network, T, scenario.rows, scenario.mask, scenario.reset, dtype, weight=scenario.weight)
+    if batch.mask is not None:
+        batch = batch._replace(**{name: _garbage_unless(batch.mask, getattr(batch, name)) for name in ("xs", "ys")})
     return make_params(network, scenario.dtype), batch
+
+
+def _garbage_unless(mask: Array, a: Array) -> Array:
+    bad = jnp.asarray(-100 if jnp.issubdtype(a.dtype, jnp.integer) else jnp.nan, a.dtype)
+    return jnp.where(mask.reshape(*mask.shape, *(1,) * (a.ndim - 2)), a, bad)
 
 
 def run(
