@@ -134,10 +134,11 @@ def slow_laws(factory: Factory, each: Trial, claim: Claim) -> Iterator[Result]:
         eager = each.algorithm.update(each.params, each.carry, short)
     jitted = each.update(each.params, each.carry, short)
     yield Result("jit", f"against disable_jit, {_name(each)}", difference(jitted, eager), 1e-12)
-    neutral = {name: jnp.full_like(getattr(each.batch, name), name != "reset") for name in ("mask", "reset", "weight")}
-    for name, values in neutral.items():
+    seen = each.batch._replace(ys=jnp.nan_to_num(each.batch.ys))
+    for name in ("mask", "reset", "weight"):
+        neutral = jnp.full_like(getattr(seen, name), name != "reset")
         absent, explicit = (
-            each.update(each.params, each.carry, each.batch._replace(**{name: value})) for value in (None, values)
+            each.update(each.params, each.carry, seen._replace(**{name: value})) for value in (None, neutral)
         )
         yield Result("None", f"{name} that is None, {_name(each)}", difference(absent, explicit), 1e-12)
     yield from _wide_sums(factory, each.network, claim)
@@ -186,8 +187,8 @@ def _rows(each: Trial, after: Carry, estimate: Estimate) -> Iterator[Result]:
         window = jax.tree.map(lambda a, i=row: a[:, i : i + 1], each.batch)
         results.append(single(each.params, Carry(recurrent, memory, each.carry.shared), window))
     carries, estimates = zip(*results, strict=True)
-    joined = jax.tree.map(lambda *a: jnp.concatenate(a), *carries)
-    error = difference((joined, _sum(*estimates)), (after, _sum(estimate)))
+    joined = jax.tree.map(lambda *a: jnp.concatenate(a), *[(carry.recurrent, carry.memory) for carry in carries])
+    error = difference((joined, _sum(*estimates)), ((after.recurrent, after.memory), _sum(estimate)))
     yield Result("rows", f"one by one, against all at once, {_name(each)}", error, 1e-12)
 
 
