@@ -152,8 +152,10 @@ def test_names_of_the_units(cell):
         for layer, order in zip(params.layers, orders, strict=True):
             columns = np.concatenate([gate * H + np.array(order) for gate in range(len(cell.gates))])
             rows = slice(None) if below is None else np.array(below)
-            shared = [None if a is None else a[columns] for a in (layer.b, layer.d)]
-            layers.append(rj.Layer(layer.U[rows][:, columns], layer.W[np.array(order)][:, columns], *shared))
+            b, d, W = (None if a is None else a[..., columns] for a in (layer.b, layer.d, layer.W))
+            W = W[np.array(order)] if cell.recurrence == "dense" else W
+            p = tuple(each[np.array(order)] for each in layer.p)
+            layers.append(rj.Layer(layer.U[rows][:, columns], W, b, d, p))
             below = order
         return rj.Params(tuple(layers), params.V[np.array(below)], params.c)
 
