@@ -347,10 +347,8 @@ def check_weights(mask: Any, weight: Any, axes: tuple[int, ...], within: str = "
 
 
 def check_init(network: Network, params: Any, batch_size: Any) -> None:
-    """Refuse what init of an algorithm is given: of the parameters only V is looked at, whose dtype the state has."""
-    if not isinstance(params, Params):
-        refuse("params", describe(params), "the Params of this network")
-    check_array(params.V, "params.V", (layer_sizes(network)[-1][1], network.outputs), "float")
+    """Refuse what the init of an algorithm for a valid network is given, where it does not fit."""
+    check_params(network, params)
     check_int(batch_size, "batch_size")
 
 

@@ -86,19 +86,23 @@ def take_rows(M: Array, tokens: Array) -> Array:
 def sum_outer_products(a: Array, b: Array) -> Array:
     """Σ aᵀ b over all rows: […, m] and […, n] to [m, n].
 
-    A CPU transposes the product's first operand before anything else: there the narrower one comes first.
+    A CPU transposes the product's first operand before anything else: there the narrower one comes first, transposed
+    by hand, since XLA for CPUs aborts on the other form under ``vmap``.
     """
     chex.assert_equal_shape_prefix([a, b], a.ndim - 1)
-    axes = tuple(range(a.ndim - 1))
+    a, b = (each.reshape(-1, each.shape[-1]) for each in (a, b))
 
     def straight(a: Array, b: Array) -> Array:
-        return lax.dot_general(a, b, ((axes, axes), ((), ())), preferred_element_type=accumulation_dtype(b.dtype))
+        return lax.dot_general(a, b, (((0,), (0,)), ((), ())), preferred_element_type=accumulation_dtype(b.dtype))
+
+    def turned(a: Array, b: Array) -> Array:
+        product = jnp.matmul(lax.optimization_barrier(b.T), a, preferred_element_type=accumulation_dtype(b.dtype))
+        total: Array = lax.optimization_barrier(product)
+        return total.T
 
     if b.shape[-1] >= a.shape[-1]:
         return straight(a, b)
-    total: Array = lax.platform_dependent(
-        a, b, cpu=lambda a, b: lax.optimization_barrier(straight(b, a)).T, default=straight
-    )
+    total: Array = lax.platform_dependent(a, b, cpu=turned, default=straight)
     return total
 
 
