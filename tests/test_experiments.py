@@ -138,7 +138,9 @@ def test_interruptions_change_nothing(small_run, tmp_path, monkeypatch, capsys):
     # Window 0 is looked at before the run; the steps that an interruption divides are 7 and 8.
     first = ("--text", text, "--steps", 230, "--out", folder)
     sigint = lambda: signal.raise_signal(signal.SIGINT)  # noqa: E731
-    status, error = interrupted("training_window", char_lm.data, window, lambda calls, *g: g[-1] == 6, sigint, *SMALL, *first)
+    status, error = interrupted(
+        "training_window", char_lm.data, window, lambda calls, *g: g[-1] == 6, sigint, *SMALL, *first
+    )
     assert status == 130 and int(saved(folder).step) == 7
     assert [line["step"] for line in lines_of(folder)] == [2, 4, 6]
     assert error.count("\n") == 1 and f"char_lm.py --resume {folder}\n" in error
