@@ -11,7 +11,6 @@ from rnn_jax.checks import require
 from rnn_jax.gradients import ALGORITHMS
 from rnn_jax.testing import claims
 from rnn_jax.testing.algorithm import scenario_results
-from rnn_jax.testing.fixtures import TOLERANCE
 from rnn_jax.testing.report import Result, exact_arithmetic
 from rnn_jax.testing.scenarios import JOINT, PLAIN, Factory, network_of, supports
 from rnn_jax.types import Cell
@@ -81,9 +80,7 @@ def markdown(found: list[Row]) -> str:
             for column in columns
         ]
         lines.append(f"| {' | '.join([name, claim, cell, *errors])} |")
-    tolerances = [
-        TOLERANCE[name.split(", ")[1]] if name.startswith("exact") else TOLERANCE["float64"] for name in columns
-    ]
+    tolerances = [next(results[name].tolerance for *_, results in found if name in results) for name in columns]
     lines.append(f"| tolerance | | | {' | '.join(f'{each:.0e}' for each in tolerances)} |")
     where = f"jax {jax.__version__}, {jax.devices()[0].device_kind}, matmul precision highest"
     return "\n".join([*lines, "", f"Worst leaf and sequence, ‖g − ref‖ / ‖ref‖ ({where}).", ""])
