@@ -145,7 +145,7 @@ def check_arrays(tree: Any, argument: str) -> None:
 
 def check_indices(value: Any, argument: str, size: int, mask: Any = None, weight: Any = None) -> None:
     """Refuse indices outside 0 … size−1 at the steps that count and have weight, where numbers can be looked at."""
-    if not any(isinstance(each, jax.core.Tracer) for each in (value, mask, weight)):
+    if all(map(_is_concrete, (value, mask, weight))):
         numbers = np.asarray(value)
         for counts in (mask, None if weight is None else np.asarray(weight, float) > 0):
             numbers = numbers if counts is None else np.where(counts, numbers, 0)
@@ -213,7 +213,7 @@ def check_network(network: Any) -> None:
     """Refuse a network with no layer, with parts of other types, or of sizes that are not positive."""
     require(isinstance(network, Network), "network", describe(network), "a Network")
     cells = network.cells
-    listed = isinstance(cells, tuple) and cells and all([isinstance(cell, Cell) for cell in cells])
+    listed = isinstance(cells, tuple) and cells and all(isinstance(cell, Cell) for cell in cells)
     require(listed, "network.cells", cells, "a tuple of cells, like (elman(),)")
     for index, cell in enumerate(cells):
         if not any(cell is earlier for earlier in cells[:index]):
@@ -340,7 +340,7 @@ def check_weights(mask: Any, weight: Any, axes: tuple[int, ...], within: str = "
         check_array(mask, f"{within}mask", axes, "bool")
     if weight is not None:
         check_array(weight, f"{within}weight", axes, "float")
-        if not isinstance(weight, jax.core.Tracer) and not isinstance(mask, jax.core.Tracer):
+        if _is_concrete(weight) and _is_concrete(mask):
             numbers = np.asarray(weight if mask is None else np.where(mask, weight, 0), float)
             bad = numbers[~(numbers >= 0) | ~np.isfinite(numbers)]
             require(bad.size == 0, f"{within}weight", Description(f"an array holding {bad[:1]}"), "finite, 0 or more")
@@ -389,3 +389,7 @@ def _written(value: Any) -> str:
         return repr(value)
     except Exception:
         return describe(value)
+
+
+def _is_concrete(value: Any) -> bool:
+    return not isinstance(value, jax.core.Tracer)

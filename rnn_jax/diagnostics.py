@@ -51,7 +51,12 @@ def worst(differences: dict[str, Difference]) -> tuple[str, float]:
     """The leaf with the largest norm-wise error, and that error; NaN counts as the largest."""
     listed = isinstance(differences, dict) and all(isinstance(each, Difference) for each in differences.values())
     require(listed and differences, "differences", differences, "what compare returns, of one leaf or more")
-    return max(((name, each.norm) for name, each in differences.items()), key=lambda pair: (np.isnan(pair[1]), pair[1]))
+    return max(((name, each.norm) for name, each in differences.items()), key=lambda pair: nan_largest(pair[1]))
+
+
+def nan_largest(error: float) -> tuple[bool, float]:
+    """The key by which errors are ordered: NaN is larger than any number."""
+    return bool(np.isnan(error)), error
 
 
 def _difference(g: np.ndarray, ref: np.ndarray) -> Difference:

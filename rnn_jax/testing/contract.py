@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rnn_jax.checks import describe
-from rnn_jax.diagnostics import compare, worst
+from rnn_jax.diagnostics import compare, nan_largest, worst
 from rnn_jax.gradients import autodiff, value_and_grad
 from rnn_jax.losses import squared_error
 from rnn_jax.precision import accumulation_dtype
@@ -31,23 +31,19 @@ def agreement(measured: Measured, expected: Measured, claim: Claim, scenario: Sc
     tolerance = tolerance_of(scenario)
     finite = all(bool(jnp.isfinite(leaf).all()) for ours, _ in measured for leaf in jax.tree.leaves(ours.grads))
     yield holds("finite", f"the gradient, {where}", finite)
-
-    def furthest(errors: list[float]) -> float:
-        return max(errors, key=lambda error: (np.isnan(error), error))
-
     pairs = list(zip(measured, expected, strict=True))
     for name in ("loss", "weight"):
         errors = [relative(getattr(ours, name), getattr(theirs, name)) for (ours, _), (theirs, _) in pairs]
-        yield Result(name, where, furthest(errors), tolerance)
+        yield Result(name, where, max(errors, key=nan_largest), tolerance)
     errors = [worst(compare(ours, theirs))[1] for (_, ours), (_, theirs) in pairs]  # type: ignore[arg-type]
-    yield Result("recurrent state", where, furthest(errors), tolerance)
+    yield Result("recurrent state", where, max(errors, key=nan_largest), tolerance)
     if isinstance(claim, Exact) or claim.exact_readout:
         for name in ("V", "c"):
             errors = [
                 worst(compare(getattr(ours.grads, name), getattr(theirs.grads, name)))[1]
                 for (ours, _), (theirs, _) in pairs
             ]
-            yield Result("readout", f"{name}, {where}", furthest(errors), tolerance)
+            yield Result("readout", f"{name}, {where}", max(errors, key=nan_largest), tolerance)
 
 
 class Trial(NamedTuple):
@@ -299,7 +295,7 @@ def difference(tree: Any, expected: Any) -> float:
             errors.append(worst(compare(a, b))[1])  # type: ignore[arg-type]
         else:
             errors.append(0.0 if (a == b).all() else np.inf)
-    return max(errors, key=lambda error: (np.isnan(error), error))
+    return max(errors, key=nan_largest)
 
 
 def _name(each: Trial) -> str:

@@ -1,6 +1,5 @@
 """The conformance matrix: for every algorithm and cell, the largest error of what its claim says."""
 
-import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import jax
 
 from rnn_jax.cells import CELLS
 from rnn_jax.checks import require
+from rnn_jax.diagnostics import nan_largest
 from rnn_jax.gradients import ALGORITHMS
 from rnn_jax.testing import claims
 from rnn_jax.testing.algorithm import scenario_results
@@ -46,9 +46,7 @@ def rows() -> Iterator[Row]:
         with exact_arithmetic():
             results = _results(algorithm, cell)
         worst = {
-            column: max(each, key=lambda result: (math.isnan(result.error), result.error))
-            for column, each in results.items()
-            if each
+            column: max(each, key=lambda result: nan_largest(result.error)) for column, each in results.items() if each
         }
         yield name, type(claim).__name__, cell_name, worst
 
