@@ -19,10 +19,11 @@ from tqdm import tqdm
 import rnn_jax as rj
 from rnn_jax.diagnostics import worst
 from rnn_jax.precision import accumulation_dtype
+from rnn_jax.testing.fixtures import TOLERANCE
 from rnn_jax.types import Array, Step, Units
 
 H, T, B, K = 32, 40, 8, 20
-TOLERANCES = {"float32": 1e-5, "bfloat16": 1e-1}
+TOLERANCES = {dtype: TOLERANCE[dtype] for dtype in ("float32", "bfloat16")}
 METHODS = ("bptt", "usual")
 
 
