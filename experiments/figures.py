@@ -50,7 +50,7 @@ def panels(count: int, title: str, height: float = 3.6, sharey: bool = False) ->
 
 
 def save(figure: Any, path: Path) -> None:
-    """Write the figure as a PNG, and let go of it."""
+    """Write the figure as a PNG, and close it."""
     import matplotlib.pyplot as plt
 
     figure.savefig(path, dpi=DPI, pil_kwargs={"optimize": True})

@@ -1,4 +1,4 @@
-"""Validation of arguments at the public functions, once in each call; an error is one line that says what is wanted.
+"""Validation of arguments at the public functions: an error is one line that says what is wanted.
 
 Structure, shapes and dtypes are looked at always, and cost nothing under ``jit``.  Numbers are looked at only outside
 ``jit``; inside, a token or target out of range turns into NaN.

@@ -1,4 +1,4 @@
-"""Products and sums as each platform computes them fastest; every trick is here, with its reason.
+"""Products and sums as each platform computes them fastest; the tricks of both are here, each with its reason.
 
 The equations that use them are in ``recurrence`` and in ``gradients``.  Sums are taken in float32 at least.
 """

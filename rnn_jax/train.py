@@ -187,7 +187,7 @@ def run(
     are made as a shorter chunk.  After a second signal they are not made.
 
     Args:
-      step: from ``make_step``; with ``chunk`` above 1, a function of one's own around it is traced by JAX.
+      step: from ``make_step``, or a function around it; with ``chunk`` above 1, JAX must be able to trace that function.
       batch_at: the window of each step, a pure function of the step's number, so that a resumed run sees the same ones.
       every: how many steps a report spans.
       chunk: the most steps that are made at once.  A chunk ends where a report does, so ``every`` is best a multiple of
@@ -288,7 +288,7 @@ def _scan(step: Step) -> Callable[[TrainState, Batch, Batch], tuple[TrainState, 
 
     The same step always gives the same function, which is compiled once.  A step finds its window in the carry, and
     leaves its metrics there until the next step puts them on their stack.  Otherwise XLA fuses slices and stacks with
-    the step's own products and sums, which are then rounded in another way than by the step alone.
+    the step's own products and sums, which are then rounded differently from the step alone.
     """
 
     def advance(carry: Any, following: Batch) -> Any:

@@ -19,7 +19,7 @@ class Trajectory(NamedTuple):
 
 
 def allocate(cell: Cell, T: int, s0: Units) -> Trajectory:
-    """Buffers for T steps from a state like s_0; nothing of them may be read before it is written."""
+    """Buffers for T steps from a state like s_0; every entry is written before it is read."""
     like = s0[0]
     inputs = ((like,) * len(cell.gates),) * (2 if cell.separate else 1)
     _, residual = jax.eval_shape(cell.step, s0, *inputs, *(like,) * len(cell.parameters))

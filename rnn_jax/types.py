@@ -167,7 +167,7 @@ class Biased(NamedTuple):
     description: str = ""
     """The limit in words."""
     across_windows: bool = False
-    """In the limit: as in ``Exact``."""
+    """As in ``Exact``, of the gradient in the limit."""
     exact_readout: bool = True
     """Whether the gradients of V and c are exact outside of the limit too."""
 
