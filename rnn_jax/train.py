@@ -187,7 +187,7 @@ def run(
     are made as a shorter chunk.  After a second signal they are not made.
 
     Args:
-      step: from ``make_step``, or a function around it; with ``chunk`` above 1, JAX must be able to trace that function.
+      step: from ``make_step``, or a function around it, which JAX traces where ``chunk`` is above 1.
       batch_at: the window of each step, a pure function of the step's number, so that a resumed run sees the same ones.
       every: how many steps a report spans.
       chunk: the most steps that are made at once.  A chunk ends where a report does, so ``every`` is best a multiple of

@@ -32,7 +32,7 @@ def check_algorithm(
     halves; NaN surfaces; one trace; and, tried with the first cell only, sums are wide, and results are the same under
     ``vmap``, without ``jit``, and with None for a mask, reset or weight that says nothing.
 
-    Exact: equal to autodiff, in windows of any length, 1 included, in two layers, in three dtypes, whatever the
+    Exact: equal to autodiff, in windows of any length, 1 included, in three layers, in three dtypes, whatever the
     padding.  Unbiased: the mean over every outcome of the randomness is exact, and over 4096 keys no element is further
     off than chance allows once in a million tests.  Biased: exact in the stated limit, by the same factory with the
     limit's settings, and not elsewhere.  Masks, resets, weights and the carry are part of every claim; features are

@@ -13,7 +13,7 @@ from rnn_jax.gradients.autodiff import step_adjoint
 from rnn_jax.testing.algorithm import scenario_results
 from rnn_jax.testing.fixtures import TOLERANCE
 from rnn_jax.testing.report import Result, exact_arithmetic, holds, raise_on_failure
-from rnn_jax.testing.scenarios import BFLOAT16, EVERYTHING, FLOAT32, whole
+from rnn_jax.testing.scenarios import BFLOAT16, EVERYTHING, FLOAT32, PLAIN, whole
 from rnn_jax.types import Cell, Exact, Units
 
 B, H = 4, 5
@@ -59,7 +59,7 @@ def cell_results(cell: Cell) -> Iterator[Result]:
     for dtype in TOLERANCE:
         yield from _adjoint(cell, dtype)
     yield _linear(cell)
-    for scenario in (whole(EVERYTHING), FLOAT32, BFLOAT16):
+    for scenario in (PLAIN, whole(EVERYTHING), FLOAT32, BFLOAT16):
         yield from scenario_results(bptt, Exact(), cell, scenario)
 
 

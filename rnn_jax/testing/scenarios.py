@@ -45,7 +45,7 @@ class Scenario(NamedTuple):
 PLAIN = Scenario("plain", rows=1)
 """No mask, no reset, no weight, one window."""
 EVERYTHING = Scenario("everything", mask=True, reset=True, weight=True, windows=(1, 18, 18), rows=8)
-DEEP = EVERYTHING._replace(name="everything, deep", depth=2, rows=3, floats=True)
+DEEP = EVERYTHING._replace(name="everything, deep", depth=3, rows=3, floats=True)
 FLOAT32, BFLOAT16 = (
     EVERYTHING._replace(name=f"everything, {dtype}", dtype=dtype, windows=(37,)) for dtype in ("float32", "bfloat16")
 )
