@@ -8,21 +8,31 @@ stored as the smaller one of σ(x) and 1 − σ(x), with a sign that says which 
     σ(x) = 1 + w where w < 0, else w         1 − σ(x) = −w where w < 0, else 1 − w
     σ′(x) = |w| (1 − |w|) = dw/dx
 
-Each is accurate to a few roundings of its own size, for every x, and autodiff of a step so written is as well.
+Each is accurate to a few roundings of its own size, for every x.  The derivative that autodiff sees is the one above,
+so that it is as accurate, in every order.
 """
 
+import jax
 import jax.numpy as jnp
-from jax import nn
 
 from rnn_jax.types import Array
 
 
+@jax.custom_jvp
 def gate(x: Array) -> Array:
-    """The signed gate w of a pre-activation."""
-    positive = x > 0
-    # The choice is made inside of σ, since the derivative of −|x| at 0 would be 0.
-    smaller = nn.sigmoid(jnp.where(positive, -x, x))
-    return jnp.where(positive, -smaller, smaller)
+    """The signed gate w of a pre-activation.
+
+    With e = exp(−x) the smaller half is e / (1 + e) where e < 1, else 1 / (1 + e).  Everything comes from e, since XLA
+    for CPUs computes x anew for each later use of it: the choice made by x itself costs a GRU 6 % more.
+    """
+    e = jnp.exp(-x)
+    return jnp.where(e < 1, -e, 1) / (1 + e)
+
+
+@gate.defjvp
+def _gate_tangent(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    w = gate(*primals)
+    return w, slope(w) * tangents[0]
 
 
 def sigma(w: Array) -> Array:
