@@ -352,15 +352,29 @@ def check_init(network: Network, params: Any, batch_size: Any) -> None:
     check_int(batch_size, "batch_size")
 
 
-def check_update(network: Network, params: Any, carry: Any, batch: Any) -> None:
-    """Refuse what the update of an algorithm without a memory is given, where it does not fit the network."""
+def check_update(network: Network, params: Any, carry: Any, batch: Any, fresh: Any = None) -> None:
+    """Refuse what the update of an algorithm is given, where it does not fit the network.
+
+    ``fresh(params, batch_size)`` is the carry of a new sequence, whose memory and shared part are compared by shape and
+    dtype; None: of an algorithm that carries the recurrent state alone.
+    """
     if not isinstance(carry, Carry):
         refuse("carry", describe(carry), "a Carry, as from the algorithm's init")
-    for name in ("memory", "shared"):
-        part = getattr(carry, name)
-        if not isinstance(part, tuple) or len(part) != 0:
-            refuse(f"carry.{name}", describe(part), "(), as this algorithm carries the recurrent state alone")
     check_window(network, params, carry.recurrent, batch, "carry.recurrent")
+    if fresh is None:
+        for name in ("memory", "shared"):
+            part = getattr(carry, name)
+            if not isinstance(part, tuple) or len(part) != 0:
+                refuse(f"carry.{name}", describe(part), "(), as this algorithm carries the recurrent state alone")
+        return
+    wanted = jax.eval_shape(lambda params: fresh(params, batch.xs.shape[1]), params)
+    for name in ("memory", "shared"):
+        ours, theirs = (
+            jax.tree.map(lambda a: (jnp.shape(a), getattr(a, "dtype", None)), getattr(each, name))
+            for each in (carry, wanted)
+        )
+        if ours != theirs:
+            refuse(f"carry.{name}", describe(getattr(carry, name)), "as from the algorithm's init for this batch size")
 
 
 def check_window(network: Network, params: Any, state: Any, batch: Any, argument: str = "state") -> None:

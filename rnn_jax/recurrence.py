@@ -150,9 +150,40 @@ def reverse(
       The layer's gradients, summed over steps and batch, in float32 at least; ``delta_us`` [n, B, G·H], from
       which δx_t = δu_t Uᵀ; ``delta_s0``, ∂L/∂s_start, S arrays [B, H].
     """
-    n = len(xs)
+    adjoints = reverse_states(cell, layer, W_T, trajectory, start, delta_hs, delta_s_T, mask, reset)
+    delta_us, delta_vs = adjoints.deltas[0], adjoints.deltas[-1]
+    hs_prev = states_before(trajectory, start, len(xs), reset)
+    gradients = Layer(
+        U=_input_gradient(zero_unless(mask, xs), delta_us, layer.U.shape[0]),
+        W=_recurrent_gradient(cell, hs_prev, delta_vs),
+        b=ops.sum_rows(delta_us),
+        d=None if layer.d is None else ops.sum_rows(delta_vs),
+        p=tuple(ops.sum_rows(delta_p) for delta_p in adjoints.delta_p),
+    )
+    return gradients, delta_us, adjoints.delta_s_prev
+
+
+def reverse_states(
+    cell: Cell,
+    layer: Layer,
+    W_T: Array | None,
+    trajectory: Trajectory,
+    start: Array | int,
+    delta_hs: Array,
+    delta_s_T: Units,
+    mask: Flags = None,
+    reset: Flags = None,
+) -> StepAdjoint:
+    """Run a layer's adjoint back over n steps, and sum nothing: ∂L/∂s_start, and δz_t and δp_t of every step.
+
+    Cotangents of several losses of one example may stand where the batch does, [n, R, H] and [R, H], beside a
+    trajectory of one row.
+
+    Returns:
+      ``delta_s_prev``, S arrays [R, H]; ``deltas`` [n, R, G·H] and ``delta_p`` [n, R, H] of all steps.
+    """
+    n, rows = len(delta_hs), delta_s_T[0].shape
     chex.assert_equal_shape([delta_hs[0], *delta_s_T])
-    chex.assert_equal_shape_prefix([xs, delta_hs], 2)
 
     def step(carry: tuple[Any, Units], inputs: Inputs) -> tuple[tuple[Any, Units], tuple[Any, Any]]:
         (t, delta_s), (delta_h, mask_t, reset_t) = carry, inputs
@@ -165,23 +196,21 @@ def reverse(
             counts = mask_t[:, None]
             deltas, delta_p = jax.tree.map(lambda delta: jnp.where(counts, delta, 0), (deltas, delta_p))
             delta_s_prev = tuple(jnp.where(counts, new, old) for new, old in zip(delta_s_prev, delta_s, strict=True))
+        delta_s_prev = tuple(jnp.broadcast_to(delta, rows) for delta in delta_s_prev)
         return (t - 1, delta_s_prev), (deltas, delta_p)
 
     inputs = (delta_hs, mask, reset)
-    (_, delta_s0), ((delta_us, *rest), delta_ps) = ops.by_platform(
+    (_, delta_s0), (deltas, delta_ps) = ops.by_platform(
         lambda unroll: lax.scan(step, (start + n - 1, delta_s_T), inputs, reverse=True, unroll=unroll),
         math.gcd(n, ops.STEPS_REVERSE),
     )
-    delta_vs = rest[0] if rest else delta_us
+    return StepAdjoint(delta_s0, deltas, delta_ps)
+
+
+def states_before(trajectory: Trajectory, start: Array | int, n: int, reset: Flags = None) -> Array:
+    """h_{t−1} of n steps as the steps saw them, [n, B, H]."""
     (hs_prev,) = zero_where(reset, (hidden_states(trajectory, start, n),))
-    gradients = Layer(
-        U=_input_gradient(zero_unless(mask, xs), delta_us, layer.U.shape[0]),
-        W=_recurrent_gradient(cell, hs_prev, delta_vs),
-        b=ops.sum_rows(delta_us),
-        d=None if layer.d is None else ops.sum_rows(delta_vs),
-        p=tuple(ops.sum_rows(delta_p) for delta_p in delta_ps),
-    )
-    return gradients, delta_us, delta_s0
+    return hs_prev
 
 
 def step_forward(cell: Cell, layer: Layer, W_T: Array | None, s_prev: Units, u: Array) -> tuple[Units, Units]:
@@ -197,7 +226,8 @@ def step_back(
     cell: Cell, layer: Layer, W_T: Array | None, s_prev: Units, s: Units, residual: Units, delta_s: Units
 ) -> StepAdjoint:
     """The adjoint of ``step_forward``, of one step that was made by it."""
-    chex.assert_equal_shape([*s_prev, *s, *delta_s])
+    chex.assert_equal_shape([*s_prev, *s])
+    chex.assert_equal_shape(delta_s)
     p = own_parameters(layer, s_prev[0])
     delta_s_prev, *rest = cell.adjoint(s_prev, s, residual, delta_s, *p)
     count = 2 if cell.separate else 1

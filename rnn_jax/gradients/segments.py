@@ -1,0 +1,273 @@
+"""One driver for every learning rule: a window is cut into segments, and a rule says what crosses their borders.
+
+Forward, segment by segment, the layers run.  The driver reads out, computes losses and errors, and sees to masks,
+resets, weights, wide sums and the carried state.  A rule gets the segment and gives the gradient of the layers::
+
+    G += (the hand-written reverse of the segment)  +  δs_start · (what the rule carries for ∂s_start/∂θ)
+
+It may use three things, all of them by hand: ``reverse``, the segment's own BPTT; ``pull``, which takes cotangents of
+the state at its end back to parameters and to its start, per example; and ``push``, the tangent of its states.
+
+Per-example derivatives by a layer's parameters are ``Blocks``: all columns of [W; U; b] that see the same δ are one
+matrix, since their derivative is one product of features [h_{t−1}, x_t, 1] and δz_t.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from rnn_jax import network as net
+from rnn_jax import ops, recurrence, stack
+from rnn_jax.checks import check_init, check_int, check_network, check_update
+from rnn_jax.losses import total_weight, weighted_errors, weighted_losses
+from rnn_jax.precision import accumulation_dtype
+from rnn_jax.recurrence import StepAdjoint
+from rnn_jax.stack import Stack, Trajectories
+from rnn_jax.trajectory import Trajectory, hidden_states
+from rnn_jax.types import Algorithm, Array, Batch, Carry, Cell, Claim, Estimate, Layer, Network, Params, State
+
+
+class Segment(NamedTuple):
+    """A segment of n steps after its forward pass."""
+
+    layers: Stack
+    trajectories: Trajectories
+    """States s_0 … s_n and residuals of each layer."""
+    steps: Batch
+    delta_os: Array
+    """∂ℓ_t/∂o_t, [n, B, K]."""
+    delta_hs: Array
+    """∂ℓ_t/∂h_t of the highest layer, [n, B, H]: the error of each step by its own loss alone."""
+
+
+class Blocks(NamedTuple):
+    """Derivatives by the parameters of one layer, in the form in which rules carry them."""
+
+    matrices: tuple[Array, ...]
+    """[…, G·H, features], one for each kind of δ; features are h_{t−1} (where W is a matrix), x_t and 1."""
+    units: tuple[Array, ...]
+    """[…, G·H] or […, H]: a diagonal W, its bias, and the cell's own parameters."""
+
+
+class Rule(NamedTuple):
+    """What a learning rule adds to the driver."""
+
+    init: Callable[[Params, Array], Any]
+    """``(params, keys [B]) -> memory`` of B fresh examples, the batch first."""
+    credit: Callable[[Segment, Any, Any], tuple[tuple[Layer, ...], Any, Any]]
+    """``(segment, memory, shared) -> (gradients of the layers, memory, shared)``; gradients are summed over the batch.
+    The driver holds the memory of an example whose segment is wholly masked."""
+    shared: Callable[[Params, Array], Any] = lambda params, key: ()
+    """``(params, key) -> shared``."""
+
+
+def by_segments(network: Network, rule: Rule, claim: Claim, segment: int | None = None) -> Algorithm:
+    """The algorithm of a rule; ``segment``: steps a segment, None: the whole window."""
+    check_network(network)
+    if segment is not None:
+        check_int(segment, "segment")
+
+    def init(params: Params, batch_size: int, key: Array | None = None) -> Carry:
+        check_init(network, params, batch_size)
+        return fresh(params, batch_size, key)
+
+    def fresh(params: Params, batch_size: int, key: Array | None = None) -> Carry:
+        own, common = jax.random.split(jax.random.key(0) if key is None else key)
+        state = net.zero_states(network, batch_size, params.V.dtype)
+        return Carry(state, rule.init(params, jax.random.split(own, batch_size)), rule.shared(params, common))
+
+    def update(params: Params, carry: Carry, batch: Batch) -> tuple[Carry, Estimate]:
+        check_update(network, params, carry, batch, fresh)
+        sums = accumulation_dtype(params.V.dtype)
+        layers = stack.prepare(network, params)
+
+        def advance(carried: Any, steps: Batch) -> tuple[Any, None]:
+            (state, memory, shared), loss, grads = carried
+            each, losses, (dV, dc) = run_forward(network, params, layers, state, steps)
+            gradients, after, shared = rule.credit(each, memory, shared)
+            memory = after if steps.mask is None else where_rows(steps.mask.any(axis=0), after, memory)
+            grads = jax.tree.map(lambda total, new: total + new.astype(sums), grads, Params(gradients, dV, dc))
+            carry = Carry(stack.state_at(each.trajectories, len(steps.xs)), memory, shared)
+            return (carry, loss + losses.sum(dtype=sums), grads), None
+
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, sums), params)
+        carried: Any = (carry, jnp.zeros((), sums), zeros)
+        for group in stack.segments(batch, min(segment or len(batch.xs), len(batch.xs))):
+            carried, _ = lax.scan(advance, carried, group)
+        carry, loss, grads = carried
+        grads = jax.tree.map(lambda grad, leaf: grad.astype(leaf.dtype), grads, params)
+        return carry, Estimate(loss, grads, total_weight(batch))
+
+    return Algorithm(init, update, claim)
+
+
+def run_forward(
+    network: Network, params: Params, layers: Stack, state: State, steps: Batch
+) -> tuple[Segment, Array, tuple[Array, Array]]:
+    """Forward, readout and errors of a segment: ``(segment, losses [n·B], (dV, dc))``."""
+    n, B = steps.xs.shape[:2]
+    trajectories = stack.forward_in_place(layers, stack.allocate(layers, n, state), 0, steps)
+    rows = hidden_states(trajectories[-1], 1, n), (steps.ys, steps.mask, steps.weight)
+    hs, targets = jax.tree.map(lambda a: a.reshape(n * B, *a.shape[2:]), rows)
+    os = ops.affine(hs, params.V, params.c)
+    losses = weighted_losses(network.loss, os, *targets)
+    delta_os = weighted_errors(network.loss, os, *targets)
+    delta_hs = (delta_os @ params.V.T).reshape(n, B, -1)
+    segment = Segment(layers, trajectories, steps, delta_os.reshape(n, B, -1), delta_hs)
+    return segment, losses, (ops.sum_outer_products(hs, delta_os), ops.sum_rows(delta_os))
+
+
+def reverse(segment: Segment, delta_end: State | None = None) -> tuple[tuple[Layer, ...], State]:
+    """BPTT of the segment: ``(gradients summed over the batch, ∂L/∂(state at its start))``."""
+    if delta_end is None:
+        delta_end = jax.tree.map(lambda a: jnp.zeros_like(a[0]), tuple(each.ss for each in segment.trajectories))
+    return stack.reverse(segment.layers, segment.trajectories, 0, segment.steps, segment.delta_hs, delta_end)
+
+
+def pull(segment: Segment, delta_end: State) -> tuple[tuple[StepAdjoint, ...], State]:
+    """Cotangents of the states at the end, taken back through all layers: ``(δ of every step, per layer; δs_start)``.
+
+    ``delta_end`` has the batch's rows; or, in a segment of one example, R cotangents of that example.
+    """
+    flags = segment.steps.mask, segment.steps.reset
+    n, (R, _) = len(segment.delta_hs), delta_end[-1][0].shape
+    delta_hs = jnp.zeros((n, R, segment.delta_hs.shape[-1]), segment.delta_hs.dtype)
+    adjoints: list[StepAdjoint] = []
+    for (cell, layer, W_T), each, delta in reversed(
+        list(zip(segment.layers, segment.trajectories, delta_end, strict=True))
+    ):
+        adjoints.insert(0, recurrence.reverse_states(cell, layer, W_T, each, 0, delta_hs, delta, *flags))
+        delta_hs = adjoints[0].deltas[0] @ layer.U.T
+    return tuple(adjoints), tuple(each.delta_s_prev for each in adjoints)
+
+
+def blocks(segment: Segment, adjoints: tuple[StepAdjoint, ...]) -> tuple[Blocks, ...]:
+    """The sums over the steps of δ times features, one for each row of δ."""
+    return tuple(
+        layer_blocks(segment, level, *features(segment, level), adjoint) for level, adjoint in enumerate(adjoints)
+    )
+
+
+def features(segment: Segment, level: int) -> tuple[tuple[Array, ...], Array]:
+    """What the matrices of a layer see, one array for each kind of δ, [n, B, features]; and h_{t−1}, [n, B, H]."""
+    cell, layer, _ = segment.layers[level]
+    n, mask = len(segment.delta_hs), segment.steps.mask
+    xs = segment.steps.xs if level == 0 else hidden_states(segment.trajectories[level - 1], 1, n)
+    xs = recurrence.zero_unless(mask, xs)
+    if jnp.issubdtype(xs.dtype, jnp.integer):
+        xs = jax.nn.one_hot(xs, layer.U.shape[0], dtype=layer.U.dtype)
+    hs = recurrence.states_before(segment.trajectories[level], 0, n, segment.steps.reset)
+    ones = jnp.ones((*hs.shape[:2], 1), hs.dtype)
+    if cell.recurrence != "dense":
+        return (jnp.concatenate([xs, ones], axis=-1),), hs
+    if cell.separate:
+        return (jnp.concatenate([xs, ones], axis=-1), jnp.concatenate([hs, ones], axis=-1)), hs
+    return (jnp.concatenate([hs, xs, ones], axis=-1),), hs
+
+
+def layer_blocks(
+    segment: Segment, level: int, matrix_features: tuple[Array, ...], hs: Array, adjoint: StepAdjoint
+) -> Blocks:
+    """The blocks of one layer, [R, …], from the δ of all steps, [n, R, …]."""
+    cell, layer, _ = segment.layers[level]
+    matrices = tuple(
+        outer(delta, each) for delta, each in zip(adjoint.deltas, matrix_features, strict=False)
+    )
+    units: list[Array] = []
+    if cell.recurrence == "diagonal":
+        units.append((jnp.concatenate([hs] * len(cell.gates), axis=-1) * adjoint.deltas[-1]).sum(axis=0))
+        if layer.d is not None:
+            units.append(adjoint.deltas[-1].sum(axis=0))
+    units += [delta.sum(axis=0) for delta in adjoint.delta_p]
+    return Blocks(matrices, tuple(units))
+
+
+def outer(deltas: Array, each: Array) -> Array:
+    """Σ_t δ_t ⊗ features_t, [n, R, g] and [n, B, m] to [R, g, m]; B is R or 1."""
+    n, R, g = deltas.shape
+    if each.shape[1] == 1:
+        product = lax.dot_general(deltas.reshape(n, R * g), each[:, 0], (((0,), (0,)), ((), ())))
+        return product.reshape(R, g, -1)
+    return lax.dot_general(deltas, each, (((0,), (0,)), ((1,), (1,))))
+
+
+def as_layer(cell: Cell, layer: Layer, each: Blocks) -> Layer:
+    """Blocks without leading axes as the gradient of a layer."""
+    H = layer.b.shape[0] // len(cell.gates)
+    first = each.matrices[0].T
+    if cell.recurrence != "dense":
+        units = list(each.units)
+        W = units.pop(0) if cell.recurrence == "diagonal" else None
+        d = units.pop(0) if layer.d is not None else None
+        return Layer(first[:-1], W, first[-1], d, tuple(units))
+    if cell.separate:
+        second = each.matrices[1].T
+        return Layer(first[:-1], second[:H], first[-1], None if layer.d is None else second[H], each.units)
+    return Layer(first[H:-1], first[:H], first[-1], None, each.units)
+
+
+def as_layers(segment: Segment, each: tuple[Blocks, ...]) -> tuple[Layer, ...]:
+    """Blocks of all layers as gradients of all layers."""
+    return tuple(as_layer(cell, layer, one) for (cell, layer, _), one in zip(segment.layers, each, strict=True))
+
+
+def zero_blocks(network: Network, params: Params, leading: tuple[int, ...]) -> tuple[Blocks, ...]:
+    """Blocks of zeros for all layers, with these axes in front."""
+
+    def of_layer(cell: Cell, layer: Layer) -> Blocks:
+        g, H = layer.b.shape[0], layer.b.shape[0] // len(cell.gates)
+        D, zeros = layer.U.shape[0], lambda *shape: jnp.zeros((*leading, *shape), layer.b.dtype)
+        own = tuple(zeros(H) for _ in layer.p)
+        if cell.recurrence == "none":
+            return Blocks((zeros(g, D + 1),), own)
+        if cell.recurrence == "diagonal":
+            return Blocks((zeros(g, D + 1),), (zeros(g), *(() if layer.d is None else (zeros(g),)), *own))
+        if cell.separate:
+            return Blocks((zeros(g, D + 1), zeros(g, H + 1)), own)
+        return Blocks((zeros(g, H + D + 1),), own)
+
+    return tuple(of_layer(cell, layer) for cell, layer in zip(network.cells, params.layers, strict=True))
+
+
+def flatten_state(state: State) -> Array:
+    """All state values of all layers side by side, [B, N]."""
+    return jnp.concatenate([value for units in state for value in units], axis=-1)
+
+
+def unflatten_state(segment: Segment, flat: Array) -> State:
+    """[R, N] as a state of R rows."""
+    state, start = [], 0
+    for (cell, _, _), each in zip(segment.layers, segment.trajectories, strict=True):
+        H, units = each.ss[0].shape[-1], []
+        for _ in cell.states:
+            units.append(flat[:, start : start + H])
+            start += H
+        state.append(tuple(units))
+    return tuple(state)
+
+
+def example(segment: Segment) -> Any:
+    """The segment's arrays with the batch in front: slice b of them is ``of_example`` of example b."""
+    arrays = segment.trajectories, segment.steps, segment.delta_os, segment.delta_hs
+    return jax.tree.map(lambda a: jnp.moveaxis(a, 1, 0), arrays)
+
+
+def of_example(segment: Segment, arrays: Any) -> Segment:
+    """A segment of one example."""
+    trajectories, *rest = jax.tree.map(lambda a: a[:, None], arrays)
+    return Segment(segment.layers, tuple(Trajectory(*each) for each in trajectories), *rest)
+
+
+def where_rows(condition: Array, new: Any, old: Any) -> Any:
+    """Row by row of two trees, keys included."""
+
+    def select(new: Array, old: Array) -> Array:
+        if jnp.issubdtype(old.dtype, jax.dtypes.prng_key):
+            data = select(jax.random.key_data(new), jax.random.key_data(old))
+            return jax.random.wrap_key_data(data, impl=jax.random.key_impl(old))
+        return jnp.where(condition.reshape(-1, *(1,) * (old.ndim - 1)), new, old)
+
+    return jax.tree.map(select, new, old)
