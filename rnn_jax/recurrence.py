@@ -151,16 +151,21 @@ def reverse(
       which δx_t = δu_t Uᵀ; ``delta_s0``, ∂L/∂s_start, S arrays [B, H].
     """
     adjoints = reverse_states(cell, layer, W_T, trajectory, start, delta_hs, delta_s_T, mask, reset)
-    delta_us, delta_vs = adjoints.deltas[0], adjoints.deltas[-1]
     hs_prev = states_before(trajectory, start, len(xs), reset)
-    gradients = Layer(
-        U=_input_gradient(zero_unless(mask, xs), delta_us, layer.U.shape[0]),
+    gradients = layer_gradient(cell, layer, zero_unless(mask, xs), hs_prev, adjoints)
+    return gradients, adjoints.deltas[0], adjoints.delta_s_prev
+
+
+def layer_gradient(cell: Cell, layer: Layer, xs: Array, hs_prev: Array, adjoints: StepAdjoint) -> Layer:
+    """The products over all steps, summed over the batch, from the δ of every step."""
+    delta_us, delta_vs = adjoints.deltas[0], adjoints.deltas[-1]
+    return Layer(
+        U=_input_gradient(xs, delta_us, layer.U.shape[0]),
         W=_recurrent_gradient(cell, hs_prev, delta_vs),
         b=ops.sum_rows(delta_us),
         d=None if layer.d is None else ops.sum_rows(delta_vs),
         p=tuple(ops.sum_rows(delta_p) for delta_p in adjoints.delta_p),
     )
-    return gradients, delta_us, adjoints.delta_s_prev
 
 
 def reverse_states(

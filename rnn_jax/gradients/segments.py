@@ -13,6 +13,7 @@ matrix, since their derivative is one product of features [h_{t−1}, x_t, 1] an
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -20,7 +21,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from rnn_jax import network as net
-from rnn_jax import ops, recurrence, stack
+from rnn_jax import jacobian, ops, recurrence, stack
 from rnn_jax.checks import check_init, check_int, check_network, check_update
 from rnn_jax.losses import total_weight, weighted_errors, weighted_losses
 from rnn_jax.precision import accumulation_dtype
@@ -149,6 +150,30 @@ def blocks(segment: Segment, adjoints: tuple[StepAdjoint, ...]) -> tuple[Blocks,
     return tuple(
         layer_blocks(segment, level, *features(segment, level), adjoint) for level, adjoint in enumerate(adjoints)
     )
+
+
+def push(segment: Segment, ds_start: State) -> State:
+    """The tangent of the states at the end, from one of those at the start, rows of the batch."""
+    steps, ds_end, dus = segment.steps, [], None
+    for level, ((cell, layer, W_T), each, ds0) in enumerate(
+        zip(segment.layers, segment.trajectories, ds_start, strict=True)
+    ):
+        s_prev = recurrence.zero_where(steps.reset, tuple(ss[:-1] for ss in each.ss))
+        s = tuple(ss[1:] for ss in each.ss)
+        blocks = jax.vmap(partial(jacobian.of_step, cell, layer))(s_prev, s, each.residual)
+
+        def step(ds: Any, inputs: Any, cell: Cell = cell, layer: Layer = layer) -> Any:
+            block, du, mask, reset = inputs
+            ds_new = jacobian.push(cell, layer, block, recurrence.zero_where(reset, ds), du)
+            if mask is not None:
+                ds_new = tuple(jnp.where(mask[:, None], new, old) for new, old in zip(ds_new, ds, strict=True))
+            return ds_new, ds_new[0]
+
+        ds, dhs = lax.scan(step, ds0, (blocks, dus, steps.mask, steps.reset))
+        ds_end.append(ds)
+        if level + 1 < len(segment.layers):
+            dus = dhs @ segment.layers[level + 1][1].U
+    return tuple(ds_end)
 
 
 def features(segment: Segment, level: int) -> tuple[tuple[Array, ...], Array]:

@@ -1,0 +1,44 @@
+"""The immediate derivative alone: no credit through time, and no memory."""
+
+from typing import Any
+
+from rnn_jax.gradients import traces
+from rnn_jax.gradients.segments import Rule, Segment, by_segments
+from rnn_jax.types import Algorithm, Array, Batch, Biased, Network, Params
+
+
+def immediate(network: Network) -> Algorithm:
+    """The gradient with h_{t−1} held constant: the cheapest baseline, with no memory at all.  Biased.
+
+    δh_t is the error of step t alone, so that nothing walks back in time::
+
+        G += Σ_t u_tᵀ (e_t ∂h_t/∂z_t)
+
+    Exact where there is one step.  Less time than ``bptt``, and no state but the recurrent one.
+
+    Args:
+      network: what to differentiate.
+
+    Raises:
+      InputError: when built, a network that cannot be served; in ``update``, whatever does not fit it.
+
+    Source: the baseline of Marschall, Cho & Savin, *A unified framework of online learning algorithms for training
+    recurrent neural networks*, Journal of Machine Learning Research 21 (2020).
+    """
+
+    def credit(segment: Segment, memory: Any, shared: Any) -> tuple[Any, Any, Any]:
+        errors = traces.errors_at_the_same_step(segment)
+        adjoints = [traces.immediate(segment, level, error) for level, error in enumerate(errors)]
+        return tuple(traces.gradient(segment, level, each) for level, each in enumerate(adjoints)), memory, shared
+
+    return by_segments(network, Rule(no_memory, credit), Biased(one_step, "one step"))
+
+
+def no_memory(params: Params, keys: Array) -> tuple[()]:
+    """Nothing."""
+    return ()
+
+
+def one_step(network: Network, params: Params, batch: Batch) -> tuple[dict[str, Any], Params, Batch]:
+    """No credit through time."""
+    return {}, params, traces.first_step(batch)

@@ -1,0 +1,138 @@
+"""What the rules with eligibility traces have in common: the Jacobian that they let through is a unit's own.
+
+Such a rule keeps, for every parameter, its influence on the state values of its own unit alone.  Inside of a segment
+the hand-written reverse runs with the rule's own unit Jacobian j, and without the product with Wᵀ; what crosses a
+border is the trace E, walking back from the errors e and from 1::
+
+    λ_t = e_t + j_{t+1} λ_{t+1}        π_t = j_{t+1} π_{t+1}, π_end = 1
+    G += Σ_t u_tᵀ (λ_t ∂h_t/∂z_t) + (j_1 λ_1) E        E ← (j_1 π_1) E + Σ_t u_tᵀ (π_t ∂h_t/∂z_t)
+
+The error of a layer is what reaches it at the same step; what another layer remembers is left out.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from rnn_jax import recurrence
+from rnn_jax.gradients import segments
+from rnn_jax.gradients.segments import Blocks, Segment
+from rnn_jax.recurrence import StepAdjoint
+from rnn_jax.trajectory import hidden_states
+from rnn_jax.types import Array, Batch, Cell, Layer, Network, Params
+
+Own = Callable[[Cell, Layer], tuple[Cell, Layer]]
+"""The cell and the layer with the recurrence that the rule lets through."""
+
+
+def own_weight(cell: Cell, layer: Layer) -> tuple[Cell, Layer]:
+    """Of W each unit's weight to itself, for each gate: SnAp-1."""
+    if cell.recurrence != "dense" or layer.W is None:
+        return cell, layer
+    H = len(layer.W)
+    own = jnp.diagonal(layer.W.reshape(H, -1, H), axis1=0, axis2=2).reshape(-1)
+    return cell._replace(recurrence="diagonal"), layer._replace(W=own)
+
+
+def no_weight(cell: Cell, layer: Layer) -> tuple[Cell, Layer]:
+    """Nothing of W: e-prop."""
+    return cell._replace(recurrence="none"), layer._replace(W=None)
+
+
+def init(network: Network, params: Params, keys: Array) -> tuple[Blocks, ...]:
+    """The traces of B fresh examples, [B, S, …]."""
+    traces = segments.zero_blocks(network, params, (len(keys), 1))
+    return tuple(
+        jax.tree.map(lambda a, S=len(cell.states): jnp.repeat(a, S, axis=1), each)
+        for cell, each in zip(network.cells, traces, strict=True)
+    )
+
+
+def credit(segment: Segment, traces: tuple[Blocks, ...], errors: list[Array], own: Own) -> tuple[Any, Any]:
+    """The gradients of all layers and their traces, from the error of each layer, [n, B, H]."""
+    results = [
+        _credit_layer(segment, level, trace, error, own)
+        for level, (trace, error) in enumerate(zip(traces, errors, strict=True))
+    ]
+    return tuple(gradient for gradient, _ in results), tuple(trace for _, trace in results)
+
+
+def errors_at_the_same_step(segment: Segment) -> list[Array]:
+    """The error that reaches each layer's h_t by the loss of step t alone, through the layers above it."""
+    errors = [segment.delta_hs]
+    for level in range(len(segment.layers) - 1, 0, -1):
+        errors.insert(0, immediate(segment, level, errors[0]).deltas[0] @ segment.layers[level][1].U.T)
+    return errors
+
+
+def immediate(segment: Segment, level: int, error: Array) -> StepAdjoint:
+    """The adjoint of every step by its own error alone, without any credit through time; δs_{t−1} is left out."""
+    (cell, layer, _), each = segment.layers[level], segment.trajectories[level]
+    s_prev = recurrence.zero_where(segment.steps.reset, tuple(ss[:-1] for ss in each.ss))
+    s = tuple(ss[1:] for ss in each.ss)
+    delta_s = (error, *(jnp.zeros_like(error) for _ in s[1:]))
+    _, *rest = cell.adjoint(s_prev, s, each.residual, delta_s, *recurrence.own_parameters(layer, error))
+    count = 2 if cell.separate else 1
+    if segment.steps.mask is not None:
+        rest = jax.tree.map(lambda a: jnp.where(segment.steps.mask[..., None], a, 0), rest)
+    deltas = tuple(jnp.concatenate(gates, axis=-1) for gates in rest[:count])
+    return StepAdjoint((), deltas, tuple(rest[count:]))
+
+
+def gradient(segment: Segment, level: int, adjoint: StepAdjoint) -> Layer:
+    """The gradient of a layer, summed over the batch, from the δ of every step."""
+    cell, layer, _ = segment.layers[level]
+    n, steps = len(segment.delta_hs), segment.steps
+    xs = steps.xs if level == 0 else hidden_states(segment.trajectories[level - 1], 1, n)
+    hs = recurrence.states_before(segment.trajectories[level], 0, n, steps.reset)
+    return recurrence.layer_gradient(cell, layer, recurrence.zero_unless(steps.mask, xs), hs, adjoint)
+
+
+def _credit_layer(segment: Segment, level: int, traces: Blocks, error: Array, own: Own) -> tuple[Layer, Blocks]:
+    (cell, layer, _), steps = segment.layers[level], segment.steps
+    own_cell, own_layer = own(cell, layer)
+    each = segment.trajectories[level], 0
+    zeros = tuple(jnp.zeros_like(error[0]) for _ in cell.states)
+    flags = steps.mask, steps.reset
+    adjoint = recurrence.reverse_states(own_cell, own_layer, None, *each, error, zeros, *flags)
+
+    def from_the_end(number: Array) -> StepAdjoint:
+        ones = tuple(zero + (number == k) for k, zero in enumerate(zeros))
+        return recurrence.reverse_states(own_cell, own_layer, None, *each, jnp.zeros_like(error), ones, *flags)
+
+    through = jax.vmap(from_the_end)(jnp.arange(len(zeros)))
+    features = segments.features(segment, level)
+    new = jax.vmap(lambda one: segments.layer_blocks(segment, level, *features, one))(through)
+    new = jax.tree.map(lambda a: a.swapaxes(0, 1), new)  # [B, S, …]
+    at_start = jnp.stack(adjoint.delta_s_prev, axis=1)  # [B, S, H]
+    between = jnp.moveaxis(jnp.stack(through.delta_s_prev), (0, 1, 2), (2, 1, 0))  # [B, S, S, H], ∂s_k/∂s_l
+
+    def of_example(total: Blocks, inputs: Any) -> tuple[Blocks, Blocks]:
+        trace, new, at_start, between = inputs
+        total = jax.tree.map(lambda a, E: a + sum(_by_unit(d, e) for d, e in zip(at_start, E, strict=True)), total, trace)
+
+        def advanced(E: Array, new: Array) -> Array:
+            return new + jnp.stack([sum(_by_unit(j, e) for j, e in zip(row, E, strict=True)) for row in between])
+
+        return total, jax.tree.map(advanced, trace, new)
+
+    start = jax.tree.map(lambda E: jnp.zeros(E.shape[2:], E.dtype), traces)
+    credited, traces = lax.scan(of_example, start, (traces, new, at_start, between))
+    total = jax.tree.map(
+        lambda g, c: g + c.astype(g.dtype), gradient(segment, level, adjoint), segments.as_layer(cell, layer, credited)
+    )
+    return total, traces
+
+
+def _by_unit(numbers: Array, a: Array) -> Array:
+    """Numbers of each unit, [H], times its rows in every gate's block, [G·H, …] or [H]."""
+    tiled = jnp.concatenate([numbers] * (a.shape[0] // numbers.shape[0]))
+    return tiled.reshape(-1, *(1,) * (a.ndim - 1)) * a
+
+
+def first_step(batch: Batch) -> Batch:
+    """The batch's first step alone, where there is no credit through time."""
+    return jax.tree.map(lambda a: a[:1], batch)

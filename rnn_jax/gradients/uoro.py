@@ -1,0 +1,117 @@
+"""Unbiased online recurrent optimisation: the influence as one outer product, kept unbiased by random signs."""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from rnn_jax.checks import layer_sizes
+from rnn_jax.gradients import segments
+from rnn_jax.gradients.segments import Rule, Segment, by_segments
+from rnn_jax.network import zero_states
+from rnn_jax.types import Algorithm, Array, Layer, Network, Params, Unbiased
+
+
+class Memory(NamedTuple):
+    """What an example carries: ∂s/∂θ ≈ s̃ ⊗ θ̃."""
+
+    s: Array
+    """s̃, [B, N]."""
+    theta: Any
+    """θ̃, blocks [B, …]."""
+    key: Array
+    border: Array
+    """How many borders it has crossed, int [B]."""
+
+
+def uoro(
+    network: Network, segment: int | None = None, signs: Callable[[Array], Array] | None = None
+) -> Algorithm:
+    """Unbiased online recurrent optimisation (UORO) by segments.  Unbiased, for every cell and depth.
+
+    The influence ∂s/∂θ of all N state values is estimated by one outer product s̃ ⊗ θ̃.  At the border of a segment,
+    with its J = ∂s_end/∂s_start and Θ = ∂s_end/∂θ, and ν one random sign a state value::
+
+        G += (BPTT of the segment)  +  (δs_start · s̃) θ̃
+        s̃ ← ρ0 J s̃ + ρ1 ν          ρ0² = ‖θ̃‖ / ‖J s̃‖
+        θ̃ ← θ̃ / ρ0 + νᵀ Θ / ρ1     ρ1² = ‖νᵀ Θ‖ / ‖ν‖
+
+    J s̃ is the segment's tangent, and νᵀ Θ its reverse: about three times the time of ``bptt``, whatever the segment,
+    and as much memory as parameters for each example.  The variance falls with the length of the segments.
+
+    Args:
+      network: what to differentiate.
+      segment: steps per segment, any length; by default the whole window, so that credit crosses windows.
+      signs: ``border -> ν [N]`` in place of random signs, for enumerating them.
+
+    Raises:
+      InputError: when built, a network or a segment that cannot be served; in ``update``, whatever does not fit it.
+
+    Source: Tallec & Ollivier, *Unbiased online recurrent optimization*, ICLR (2018), whose segments are one step; with
+    memory, as in their section on it, they are longer.
+    """
+
+    def init(params: Params, keys: Array) -> Memory:
+        B = len(keys)
+        s = segments.flatten_state(zero_states(network, B, params.V.dtype))
+        return Memory(s, segments.zero_blocks(network, params, (B,)), keys, jnp.zeros(B, jnp.int32))
+
+    def credit(segment: Segment, memory: Memory, shared: Any) -> tuple[tuple[Layer, ...], Memory, Any]:
+        gradients, delta_start = segments.reverse(segment)
+        share = (segments.flatten_state(delta_start) * memory.s).sum(axis=1)
+        credited = jax.tree.map(lambda theta: (share @ theta.reshape(len(share), -1)).reshape(theta.shape[1:]), memory.theta)
+        gradients = jax.tree.map(lambda g, c: g + c.astype(g.dtype), gradients, segments.as_layers(segment, credited))
+
+        keys = jax.vmap(jax.random.split)(memory.key)
+        B, N = memory.s.shape
+        nu = (
+            jax.vmap(lambda key: jax.random.rademacher(key, (N,), memory.s.dtype))(keys[:, 1])
+            if signs is None
+            else jax.vmap(signs)(memory.border).astype(memory.s.dtype)
+        )
+        pushed = segments.flatten_state(segments.push(segment, segments.unflatten_state(segment, memory.s)))
+        theta_nu = segments.blocks(segment, segments.pull(segment, segments.unflatten_state(segment, nu))[0])
+        s_norm, theta_norm, nu_norm, new_norm = (norm(each) for each in (pushed, memory.theta, nu, theta_nu))
+        rho0, rho1 = root_of_ratio(theta_norm, s_norm), root_of_ratio(new_norm, nu_norm)
+        old = jnp.where(s_norm > 0, 1 / rho0, 0)  # where s̃ is lost, as at a reset, θ̃ would be noise alone
+        s = rho0[:, None] * pushed + rho1[:, None] * nu
+        theta = jax.tree.map(lambda a, b: rows(old, a) + rows(1 / rho1, b), memory.theta, theta_nu)
+        return gradients, Memory(s, theta, keys[:, 0], memory.border + 1), shared
+
+    claim = Unbiased(enumerate_signs, steps=12 // (1 + math.ceil(math.log2(count_states(network, 2)))))
+    return by_segments(network, Rule(init, credit), claim, segment)
+
+
+def rows(numbers: Array, a: Array) -> Array:
+    """A number times each row."""
+    return numbers.reshape(-1, *(1,) * (a.ndim - 1)) * a
+
+
+def norm(tree: Any) -> Array:
+    """The norm of each row of a tree, over all its leaves."""
+    return jnp.sqrt(sum(jnp.square(a).sum(axis=tuple(range(1, a.ndim))) for a in jax.tree.leaves(tree)))
+
+
+def root_of_ratio(a: Array, b: Array) -> Array:
+    """√(a / b); 1 where either is 0."""
+    known = (a > 0) & (b > 0)
+    return jnp.where(known, jnp.sqrt(jnp.where(known, a, 1) / jnp.where(known, b, 1)), 1)
+
+
+def count_states(network: Network, H: int | None = None) -> int:
+    """N, the state values of all layers; of layers of H units, if it is given."""
+    sizes = [H or size for _, size in layer_sizes(network)]
+    return sum(len(cell.states) * size for cell, size in zip(network.cells, sizes, strict=True))
+
+
+def enumerate_signs(network: Network, T: int, B: int) -> tuple[Callable[[Array], dict[str, Any]], Array]:
+    """All choices, at T borders, among the rows of ± a Hadamard matrix: their mean is that over all signs."""
+    N = count_states(network)
+    hadamard = jnp.ones((1, 1))
+    while len(hadamard) < N:
+        hadamard = jnp.block([[hadamard, hadamard], [hadamard, -hadamard]])
+    table = jnp.concatenate([hadamard, -hadamard])[:, :N]
+    outcomes = jnp.indices((len(table),) * T).reshape(T, -1).T
+    return lambda outcome: {"segment": 1, "signs": lambda border: table[outcome[border]]}, outcomes
