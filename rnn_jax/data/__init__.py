@@ -1,5 +1,6 @@
-"""Data: text streams."""
+"""Data: text streams, and tasks whose solutions are known."""
 
+from rnn_jax.data.tasks import delayed_addition
 from rnn_jax.data.text import (
     Corpus,
     Stream,
@@ -15,6 +16,7 @@ __all__ = [
     "Corpus",
     "Stream",
     "decode",
+    "delayed_addition",
     "encode",
     "evaluation_windows",
     "read_text",

@@ -42,7 +42,9 @@ def eprop(network: Network, feedback: Feedback = "symmetric", segment: int | Non
         if feedback == "symmetric":
             return ()
         keys, K = jax.random.split(key, len(network.cells)), params.V.shape[1]
-        weights = (jax.random.normal(each, (K, H)) / K**0.5 for each, (_, H) in zip(keys, layer_sizes(network), strict=True))
+        weights = (
+            jax.random.normal(each, (K, H)) / K**0.5 for each, (_, H) in zip(keys, layer_sizes(network), strict=True)
+        )
         return tuple(each.astype(params.V.dtype) for each in weights)
 
     def credit(segment: Segment, memory: Any, weights: Any) -> tuple[Any, Any, Any]:

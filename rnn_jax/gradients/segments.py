@@ -198,9 +198,7 @@ def layer_blocks(
 ) -> Blocks:
     """The blocks of one layer, [R, …], from the δ of all steps, [n, R, …]."""
     cell, layer, _ = segment.layers[level]
-    matrices = tuple(
-        outer(delta, each) for delta, each in zip(adjoint.deltas, matrix_features, strict=False)
-    )
+    matrices = tuple(outer(delta, each) for delta, each in zip(adjoint.deltas, matrix_features, strict=False))
     units: list[Array] = []
     if cell.recurrence == "diagonal":
         units.append((jnp.concatenate([hs] * len(cell.gates), axis=-1) * adjoint.deltas[-1]).sum(axis=0))

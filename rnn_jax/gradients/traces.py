@@ -112,7 +112,9 @@ def _credit_layer(segment: Segment, level: int, traces: Blocks, error: Array, ow
 
     def of_example(total: Blocks, inputs: Any) -> tuple[Blocks, Blocks]:
         trace, new, at_start, between = inputs
-        total = jax.tree.map(lambda a, E: a + sum(_by_unit(d, e) for d, e in zip(at_start, E, strict=True)), total, trace)
+        total = jax.tree.map(
+            lambda a, E: a + sum(_by_unit(d, e) for d, e in zip(at_start, E, strict=True)), total, trace
+        )
 
         def advanced(E: Array, new: Array) -> Array:
             return new + jnp.stack([sum(_by_unit(j, e) for j, e in zip(row, E, strict=True)) for row in between])

@@ -26,9 +26,7 @@ class Memory(NamedTuple):
     """How many borders it has crossed, int [B]."""
 
 
-def uoro(
-    network: Network, segment: int | None = None, signs: Callable[[Array], Array] | None = None
-) -> Algorithm:
+def uoro(network: Network, segment: int | None = None, signs: Callable[[Array], Array] | None = None) -> Algorithm:
     """Unbiased online recurrent optimisation (UORO) by segments.  Unbiased, for every cell and depth.
 
     The influence ∂s/∂θ of all N state values is estimated by one outer product s̃ ⊗ θ̃.  At the border of a segment,
@@ -61,7 +59,9 @@ def uoro(
     def credit(segment: Segment, memory: Memory, shared: Any) -> tuple[tuple[Layer, ...], Memory, Any]:
         gradients, delta_start = segments.reverse(segment)
         share = (segments.flatten_state(delta_start) * memory.s).sum(axis=1)
-        credited = jax.tree.map(lambda theta: (share @ theta.reshape(len(share), -1)).reshape(theta.shape[1:]), memory.theta)
+        credited = jax.tree.map(
+            lambda theta: (share @ theta.reshape(len(share), -1)).reshape(theta.shape[1:]), memory.theta
+        )
         gradients = jax.tree.map(lambda g, c: g + c.astype(g.dtype), gradients, segments.as_layers(segment, credited))
 
         keys = jax.vmap(jax.random.split)(memory.key)
