@@ -26,7 +26,6 @@ from typing import Any, Literal
 
 import figures
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
@@ -103,10 +102,12 @@ def gradients(config: Config, params: rj.Params, seed: int) -> tuple[np.ndarray,
     for name in config.rules:
         algorithm = rj.ALGORITHMS[name](network)
         count = config.keys if isinstance(algorithm.claim, rj.Unbiased) else 1
-        run = jax.jit(
-            lambda key, algorithm=algorithm: recurrent(over_windows(algorithm, config.window, params, batch, key)[0])
-        )
-        drawn[name] = np.stack([run(key) for key in jax.random.split(jax.random.key(seed + 1), count)])
+
+        @jax.jit
+        def draw(key: Any, algorithm: rj.Algorithm = algorithm) -> Any:
+            return recurrent(over_windows(algorithm, config.window, params, batch, key)[0])
+
+        drawn[name] = np.stack([draw(key) for key in jax.random.split(jax.random.key(seed + 1), count)])
     return np.asarray(recurrent(exact)), drawn
 
 
@@ -141,11 +142,12 @@ def train(config: Config, name: str, seed: int) -> tuple[list[float], rj.Params]
         return jax.tree.map(lambda a: a[config.window * index :][: config.window], data)
 
     data = jax.tree.map(np.asarray, data)
-    state = rj.train.init_state(algorithm, optimiser, params, config.batch, jax.random.key(seed))
+    start = rj.train.init_state(algorithm, optimiser, params, config.batch, jax.random.key(seed))
     step, every, losses = rj.train.make_step(algorithm, optimiser), max(1, config.steps // 40), []
-    for state, metrics in rj.train.run(step, state, batch_at, config.steps, every=every, chunk=every):  # noqa: B007
+    for state, metrics in rj.train.run(step, start, batch_at, config.steps, every=every, chunk=every):
         losses.append(float(metrics.loss))
-    return losses, state.params
+        params = state.params
+    return losses, params
 
 
 def seconds(config: Config) -> dict[str, float]:
