@@ -97,7 +97,7 @@ def forward_gradient(
         return segments.where_rows(rows, Memory(memory.ds, v, keys[:, 0], memory.draw + 1), memory)
 
     def credit(segment: Segment, memory: Memory, shared: Any) -> tuple[tuple[Layer, ...], Memory, Any]:
-        stretch, start = stretches(segment), memory.ds  # steps between two resets of an example have one direction
+        stretch, start = segments.stretches(segment.steps), memory.ds  # steps between two resets of an example have one direction
 
         def along(number: Array | int, memory: Memory) -> tuple[Any, Memory]:
             """The share of the steps in this stretch of each example, and ṡ at the end of the segment."""
@@ -117,14 +117,6 @@ def forward_gradient(
         return segments.as_layers(segment, total), after, shared
 
     return by_segments(network, Rule(init, credit), Unbiased(enumerate_signs), segment)
-
-
-def stretches(segment: Segment) -> Array:
-    """How many resets an example has had since the segment's start, up to this step and with it, int [n, B]."""
-    steps = segment.steps
-    if steps.reset is None:
-        return jnp.zeros(segment.delta_hs.shape[:2], jnp.int32)
-    return jnp.cumsum(steps.reset if steps.mask is None else steps.reset & steps.mask, axis=0, dtype=jnp.int32)
 
 
 def tangent(segment: Segment, ds: Array, v: tuple[Blocks, ...]) -> tuple[Array, Array]:

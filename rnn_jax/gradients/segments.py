@@ -317,6 +317,13 @@ def of_example(segment: Segment, arrays: Any) -> Segment:
     return Segment(segment.layers, tuple(Trajectory(*each) for each in trajectories), *rest)
 
 
+def stretches(steps: Batch) -> Array:
+    """How many resets an example has had since the segment's start, up to this step and with it, int32 [n, B]."""
+    if steps.reset is None:
+        return jnp.zeros(steps.xs.shape[:2], jnp.int32)
+    return jnp.cumsum(steps.reset if steps.mask is None else steps.reset & steps.mask, axis=0, dtype=jnp.int32)
+
+
 def where_rows(condition: Array, new: Any, old: Any) -> Any:
     """Row by row of two trees, keys included."""
 
