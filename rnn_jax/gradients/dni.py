@@ -156,8 +156,8 @@ def true_adjoints(network: Network, params: Params, batch: Batch) -> Array:
 
     def back(carry: tuple[Array, State], inputs: tuple[Batch, Array]) -> tuple[tuple[Array, State], Array]:
         (t, delta), (step, delta_h) = carry, inputs
-        one = jax.tree.map(lambda a: a[None], (step, delta_h))
-        _, delta = stack.reverse(layers, segment.trajectories, t, *one, delta)
+        one = jax.tree.map(lambda a: a[None], step)
+        _, delta = stack.reverse(layers, segment.trajectories, t, one, delta_h[None], delta)
         return (t - 1, delta), segments.flatten_state(delta)
 
     T = len(batch.xs)

@@ -48,10 +48,10 @@ def forward_gradient(
     An example's directions stay the same from window to window, and are drawn anew at its resets alone.  New ones in
     every window would estimate truncated BPTT.  The readout needs no direction: its gradient is exact.
 
-    For θ parameters of the layers the relative variance is (θ + 1) / R, with Rademacher signs (θ − 1) / R.  So it is
-    for few parameters, or for many examples.  A step takes O(R θ) for each example, since v is its own, and the memory
-    is R (θ + N) numbers an example, whatever the length of the sequence.  A segment runs once more for each reset of the
-    example that has most of them: where resets are frequent, choose short segments.
+    For θ parameters of the layers the relative variance is (θ + 1) / R, with Rademacher signs (θ − 1) / R.  Choose it
+    for few parameters or many examples.  A step takes O(R θ) for each example, since v is its own.  The memory is
+    R (θ + N) numbers an example, whatever the length of the sequence.  A segment runs once more for each reset of the
+    example that has most of them, so segments should be short where resets are frequent.
 
     Args:
       network: what to differentiate.
@@ -77,8 +77,8 @@ def forward_gradient(
         sizes = [leaf[0].size for leaf in leaves]
         shape, dtype = (directions, sum(sizes)), leaves[0].dtype
         sample = jax.random.normal if noise == "normal" else jax.random.rademacher
-        numbers = sample(key, shape, dtype) if signs is None else jnp.broadcast_to(signs(draw).astype(dtype)[None], shape)
-        parts = jnp.split(numbers, [sum(sizes[: i + 1]) for i in range(len(sizes) - 1)], axis=1)
+        flat = sample(key, shape, dtype) if signs is None else jnp.repeat(signs(draw)[None], directions, axis=0)
+        parts = jnp.split(flat.astype(dtype), [sum(sizes[: i + 1]) for i in range(len(sizes) - 1)], axis=1)
         shaped = [part.reshape(leaf.shape) for part, leaf in zip(parts, leaves, strict=True)]
         return jax.tree.unflatten(structure, shaped)
 
@@ -94,10 +94,12 @@ def forward_gradient(
         keys = jax.vmap(jax.random.split)(memory.key)
         like = jax.tree.map(lambda a: a[0], memory.v)
         v = jax.vmap(lambda key, draw: drawn(like, key, draw))(keys[:, 1], memory.draw + 1)
-        return segments.where_rows(rows, Memory(memory.ds, v, keys[:, 0], memory.draw + 1), memory)
+        again: Memory = segments.where_rows(rows, Memory(memory.ds, v, keys[:, 0], memory.draw + 1), memory)
+        return again
 
     def credit(segment: Segment, memory: Memory, shared: Any) -> tuple[tuple[Layer, ...], Memory, Any]:
-        stretch, start = segments.stretches(segment.steps), memory.ds  # steps between two resets of an example have one direction
+        # Between two resets an example has one direction: in each stretch its steps are run along that one.
+        stretch, start = segments.stretches(segment.steps), memory.ds
 
         def along(number: Array | int, memory: Memory) -> tuple[Any, Memory]:
             """The share of the steps in this stretch of each example, and ṡ at the end of the segment."""
@@ -140,4 +142,5 @@ def enumerate_signs(network: Network, T: int, B: int) -> tuple[Callable[[Array],
     while len(hadamard) < count:
         hadamard = jnp.block([[hadamard, hadamard], [hadamard, -hadamard]])
     table = hadamard[:, :count]
-    return lambda outcome: {"signs": lambda draw: table[(outcome + draw) % len(table)]}, jnp.arange(len(table), dtype=jnp.int32)
+    rows = jnp.arange(len(table), dtype=jnp.int32)
+    return lambda outcome: {"signs": lambda draw: table[(outcome + draw) % len(table)]}, rows

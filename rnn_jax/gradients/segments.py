@@ -157,9 +157,7 @@ def push(segment: Segment, ds_start: State) -> State:
     return tangents(segment, ds_start)[0]
 
 
-def tangents(
-    segment: Segment, ds_start: State, direction: tuple[Blocks, ...] | None = None
-) -> tuple[State, Array]:
+def tangents(segment: Segment, ds_start: State, direction: tuple[Blocks, ...] | None = None) -> tuple[State, Array]:
     """``push``, and with a direction of the parameters, blocks [B, …]: ``(ds_end, dh_t of the highest layer)``."""
     steps, ds_end, dus, dhs = segment.steps, [], None, segment.delta_hs
     for level, ((cell, layer, _), each, ds0) in enumerate(
@@ -229,9 +227,7 @@ def layer_blocks(
 ) -> Blocks:
     """The blocks of one layer, [R, …], from the δ of all steps, [n, R, …]."""
     cell, layer, _ = segment.layers[level]
-    matrices = tuple(
-        outer(delta, each) for delta, each in zip(adjoint.deltas, matrix_features, strict=False)
-    )
+    matrices = tuple(outer(delta, each) for delta, each in zip(adjoint.deltas, matrix_features, strict=False))
     units: list[Array] = []
     if cell.recurrence == "diagonal":
         units.append((jnp.concatenate([hs] * len(cell.gates), axis=-1) * adjoint.deltas[-1]).sum(axis=0))
@@ -321,7 +317,8 @@ def stretches(steps: Batch) -> Array:
     """How many resets an example has had since the segment's start, up to this step and with it, int32 [n, B]."""
     if steps.reset is None:
         return jnp.zeros(steps.xs.shape[:2], jnp.int32)
-    return jnp.cumsum(steps.reset if steps.mask is None else steps.reset & steps.mask, axis=0, dtype=jnp.int32)
+    resets = steps.reset if steps.mask is None else steps.reset & steps.mask
+    return jnp.asarray(jnp.cumsum(resets, axis=0, dtype=jnp.int32))
 
 
 def where_rows(condition: Array, new: Any, old: Any) -> Any:

@@ -37,10 +37,10 @@ def truncated(network: Network, history: int = 16, every: int = 8) -> Algorithm:
         G += Σ_t (∂s_t/∂θ)ᵀ δs_t             t: the last h steps
 
     So a loss reaches h − h′ + 1 … h steps.  Exact where h is the length of the sequence; (1, 1) is ``immediate``, and
-    h = h′ is BPTT by windows of h steps.  Choose it for training online: at h = 2 h′ a step costs about twice that of
-    ``bptt``, and h / h′ times in general, O(H²) each.  The memory is h states and inputs an example, whatever the length
-    of the sequence; a token takes D numbers, as many as the vocabulary.  States that come from earlier windows are used
-    as they were, by the weights of that time.
+    h = h′ is BPTT by windows of h steps.  Choose it for training online, where windows are shorter than what must be
+    remembered.  The reverse takes h / h′ times that of ``bptt``, O(H²) a step.  The memory is the states and inputs of
+    h − 1 steps an example, whatever the length of the sequence; a token takes D numbers, as many as the vocabulary.
+    States from earlier windows are used as they were, by the weights of that time.
 
     Args:
       network: what to differentiate.
@@ -102,7 +102,8 @@ def before(segment: Segment, memory: Memory, n: int) -> tuple[Trajectories, Batc
 def append(memory: Memory, segment: Segment) -> Memory:
     """The last steps, those of the segment included, without those from before a reset."""
     steps, (n, B) = segment.steps, segment.delta_hs.shape[:2]
-    xs, counts = recurrence.zero_unless(steps.mask, steps.xs), jnp.ones((n, B), bool) if steps.mask is None else steps.mask
+    counts = jnp.ones((n, B), bool) if steps.mask is None else steps.mask
+    xs = recurrence.zero_unless(steps.mask, steps.xs)
     if jnp.issubdtype(xs.dtype, jnp.integer):
         xs = jax.nn.one_hot(xs, memory.xs.shape[-1], dtype=memory.xs.dtype)
     reset = None if steps.reset is None else steps.reset & counts
@@ -113,15 +114,17 @@ def append(memory: Memory, segment: Segment) -> Memory:
     new = jax.tree.map(lambda a: jnp.moveaxis(a, 0, 1), Memory(seen, xs, counts))
     length = memory.counts.shape[1]
     memory = jax.tree.map(lambda old, new: jnp.concatenate([old, new], axis=1)[:, -length:], memory, new)
+    if reset is None:
+        return memory
     stretch = jnp.moveaxis(segments.stretches(steps), 0, 1)
     lasts = jnp.concatenate([jnp.zeros((B, length), jnp.int32), stretch], axis=1)[:, -length:] == stretch[:, -1:]
-    return jax.tree.map(
-        lambda a: jnp.where(lasts.reshape(*lasts.shape, *(1,) * (a.ndim - 2)), a, jnp.zeros_like(a)), memory
-    )
+
+    def since_reset(a: Array) -> Array:
+        return jnp.where(lasts.reshape(*lasts.shape, *(1,) * (a.ndim - 2)), a, jnp.zeros_like(a))
+
+    return Memory(*jax.tree.map(since_reset, tuple(memory)))
 
 
-def whole_history(
-    network: Network, params: Params, batch: Batch, every: int
-) -> tuple[dict[str, Any], Params, Batch]:
+def whole_history(network: Network, params: Params, batch: Batch, every: int) -> tuple[dict[str, Any], Params, Batch]:
     """All steps."""
     return {"history": max(len(batch.xs), every), "every": every}, params, batch
