@@ -28,7 +28,7 @@ from rnn_jax.precision import accumulation_dtype
 from rnn_jax.recurrence import StepAdjoint
 from rnn_jax.stack import Stack, Trajectories
 from rnn_jax.trajectory import Trajectory, hidden_states
-from rnn_jax.types import Algorithm, Array, Batch, Carry, Cell, Claim, Estimate, Layer, Network, Params, State
+from rnn_jax.types import Algorithm, Array, Batch, Carry, Cell, Claim, Estimate, Layer, Network, Params, State, Units
 
 
 class Segment(NamedTuple):
@@ -154,26 +154,55 @@ def blocks(segment: Segment, adjoints: tuple[StepAdjoint, ...]) -> tuple[Blocks,
 
 def push(segment: Segment, ds_start: State) -> State:
     """The tangent of the states at the end, from one of those at the start, rows of the batch."""
-    steps, ds_end, dus = segment.steps, [], None
-    for level, ((cell, layer, W_T), each, ds0) in enumerate(
+    return tangents(segment, ds_start)[0]
+
+
+def tangents(segment: Segment, ds_start: State, direction: tuple[Blocks, ...] | None = None) -> tuple[State, Array]:
+    """``push``, and with a direction of the parameters, blocks [B, …]: ``(ds_end, dh_t of the highest layer)``."""
+    steps, ds_end, dus, dhs = segment.steps, [], None, segment.delta_hs
+    for level, ((cell, layer, _), each, ds0) in enumerate(
         zip(segment.layers, segment.trajectories, ds_start, strict=True)
     ):
         s_prev = recurrence.zero_where(steps.reset, tuple(ss[:-1] for ss in each.ss))
         s = tuple(ss[1:] for ss in each.ss)
         blocks = jax.vmap(partial(jacobian.of_step, cell, layer))(s_prev, s, each.residual)
+        own = None if direction is None else step_tangents(segment, level, blocks, direction[level])
 
         def step(ds: Any, inputs: Any, cell: Cell = cell, layer: Layer = layer) -> Any:
-            block, du, mask, reset = inputs
+            block, du, own, mask, reset = inputs
             ds_new = jacobian.push(cell, layer, block, recurrence.zero_where(reset, ds), du)
+            if own is not None:
+                ds_new = tuple(new + share for new, share in zip(ds_new, own, strict=True))
             if mask is not None:
                 ds_new = tuple(jnp.where(mask[:, None], new, old) for new, old in zip(ds_new, ds, strict=True))
             return ds_new, ds_new[0]
 
-        ds, dhs = lax.scan(step, ds0, (blocks, dus, steps.mask, steps.reset))
+        ds, dhs = lax.scan(step, ds0, (blocks, dus, own, steps.mask, steps.reset))
         ds_end.append(ds)
         if level + 1 < len(segment.layers):
             dus = dhs @ segment.layers[level + 1][1].U
-    return tuple(ds_end)
+    return tuple(ds_end), dhs
+
+
+def step_tangents(segment: Segment, level: int, block: jacobian.Jacobian, direction: Blocks) -> Units:
+    """What a direction of a layer's parameters adds to ds_t within the step t alone, S arrays [n, B, H]."""
+    (cell, layer, _), (matrix_features, hs) = segment.layers[level], features(segment, level)
+    count, units = len(cell.gates), list(direction.units)
+    du, *dv = (
+        jnp.einsum("bgm,nbm->nbg", matrix, each)
+        for matrix, each in zip(direction.matrices, matrix_features, strict=True)
+    )
+    if cell.recurrence == "diagonal":
+        dv = [jnp.concatenate([hs] * count, axis=-1) * units.pop(0)[None]]
+        if layer.d is not None:
+            dv[0] = dv[0] + units.pop(0)[None]
+    ds = jnp.zeros_like(block.A[:, :, 0])  # [n, S, B, H]
+    for blocks, tangent in zip((block.P, block.Q), (du, *dv), strict=False):
+        gates = jnp.stack(jnp.split(tangent, count, axis=-1), axis=1)
+        ds = ds + (blocks * gates[:, None]).sum(axis=2)
+    for number, dp in enumerate(units):
+        ds = ds + block.R[:, :, number] * dp[None, None]
+    return tuple(jnp.moveaxis(ds, 1, 0))
 
 
 def features(segment: Segment, level: int) -> tuple[tuple[Array, ...], Array]:
@@ -282,6 +311,14 @@ def of_example(segment: Segment, arrays: Any) -> Segment:
     """A segment of one example."""
     trajectories, *rest = jax.tree.map(lambda a: a[:, None], arrays)
     return Segment(segment.layers, tuple(Trajectory(*each) for each in trajectories), *rest)
+
+
+def stretches(steps: Batch) -> Array:
+    """How many resets an example has had since the segment's start, up to this step and with it, int32 [n, B]."""
+    if steps.reset is None:
+        return jnp.zeros(steps.xs.shape[:2], jnp.int32)
+    resets = steps.reset if steps.mask is None else steps.reset & steps.mask
+    return jnp.asarray(jnp.cumsum(resets, axis=0, dtype=jnp.int32))
 
 
 def where_rows(condition: Array, new: Any, old: Any) -> Any:

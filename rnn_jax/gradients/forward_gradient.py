@@ -1,0 +1,146 @@
+"""Forward gradients: the derivative along one random direction, carried forward in time."""
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, get_args
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from rnn_jax.checks import check_int, check_network, check_option
+from rnn_jax.gradients import segments
+from rnn_jax.gradients.segments import Blocks, Rule, Segment, by_segments
+from rnn_jax.network import init as init_params
+from rnn_jax.network import zero_states
+from rnn_jax.precision import accumulation_dtype
+from rnn_jax.types import Algorithm, Array, Layer, Network, Params, Unbiased
+
+Noise = Literal["normal", "rademacher"]
+
+
+class Memory(NamedTuple):
+    """What an example carries: the derivative of its state along each of R directions."""
+
+    ds: Array
+    """ṡ, [B, R, N]."""
+    v: tuple[Blocks, ...]
+    """The directions, blocks [B, R, …]."""
+    key: Array
+    draw: Array
+    """How many times its directions were drawn again, int [B]."""
+
+
+def forward_gradient(
+    network: Network,
+    directions: int = 1,
+    noise: Noise = "normal",
+    segment: int | None = None,
+    signs: Callable[[Array], Array] | None = None,
+) -> Algorithm:
+    """Forward gradient: the derivative of the loss along random directions v, times v.  Unbiased, any cell and depth.
+
+    Each example has directions v of its own, with independent elements of mean 0 and variance 1, so that E[v vᵀ] = I.
+    The tangent ṡ of the state goes forward, and nothing walks back (e_t is ∂ℓ_t/∂s_t)::
+
+        ṡ_t = (∂s_t/∂s_{t−1}) ṡ_{t−1} + (∂s_t/∂θ) v
+        G += (Σ_t e_t · ṡ_t) v                           the mean over the R directions
+
+    An example's directions stay the same from window to window, and are drawn anew at its resets alone.  New ones in
+    every window would estimate truncated BPTT.  The readout needs no direction: its gradient is exact.
+
+    For θ parameters of the layers the relative variance is (θ + 1) / R, with Rademacher signs (θ − 1) / R.  Choose it
+    for few parameters or many examples.  A step takes O(R θ) for each example, since v is its own.  The memory is
+    R (θ + N) numbers an example, whatever the length of the sequence.  A segment runs once more for each reset of the
+    example that has most of them, so segments should be short where resets are frequent.
+
+    Args:
+      network: what to differentiate.
+      directions: R, one or more.
+      noise: "normal"; or "rademacher", random signs, whose variance is a little smaller.
+      segment: steps per segment, any length; it changes time and rounding alone; by default the whole window.
+      signs: ``draw -> v [θ]`` in place of random numbers, for enumerating them.
+
+    Raises:
+      InputError: when built, a network, a number of directions, a noise or a segment that cannot be served; in
+        ``update``, whatever does not fit it.
+
+    Source: Baydin et al., *Gradients without backpropagation*, arXiv:2202.08587 (2022); through time: Silver et al.,
+    *Learning by directional gradient descent*, ICLR (2022).
+    """
+    check_network(network)
+    check_int(directions, "directions")
+    check_option(noise, "noise", get_args(Noise))
+
+    def drawn(like: Any, key: Array, draw: Array) -> Any:
+        """The directions of one example, [R, …]."""
+        leaves, structure = jax.tree.flatten(like)
+        sizes = [leaf[0].size for leaf in leaves]
+        shape, dtype = (directions, sum(sizes)), leaves[0].dtype
+        sample = jax.random.normal if noise == "normal" else jax.random.rademacher
+        flat = sample(key, shape, dtype) if signs is None else jnp.repeat(signs(draw)[None], directions, axis=0)
+        parts = jnp.split(flat.astype(dtype), [sum(sizes[: i + 1]) for i in range(len(sizes) - 1)], axis=1)
+        shaped = [part.reshape(leaf.shape) for part, leaf in zip(parts, leaves, strict=True)]
+        return jax.tree.unflatten(structure, shaped)
+
+    def init(params: Params, keys: Array) -> Memory:
+        B = len(keys)
+        ds = segments.flatten_state(zero_states(network, B, params.V.dtype))
+        like, draw = segments.zero_blocks(network, params, (directions,)), jnp.zeros(B, jnp.int32)
+        keys = jax.vmap(jax.random.split)(keys)
+        v = jax.vmap(lambda key, draw: drawn(like, key, draw))(keys[:, 1], draw)
+        return Memory(jnp.repeat(ds[:, None], directions, axis=1), v, keys[:, 0], draw)
+
+    def draw_again(memory: Memory, rows: Array) -> Memory:
+        keys = jax.vmap(jax.random.split)(memory.key)
+        like = jax.tree.map(lambda a: a[0], memory.v)
+        v = jax.vmap(lambda key, draw: drawn(like, key, draw))(keys[:, 1], memory.draw + 1)
+        again: Memory = segments.where_rows(rows, Memory(memory.ds, v, keys[:, 0], memory.draw + 1), memory)
+        return again
+
+    def credit(segment: Segment, memory: Memory, shared: Any) -> tuple[tuple[Layer, ...], Memory, Any]:
+        # Between two resets an example has one direction: in each stretch its steps are run along that one.
+        stretch, start = segments.stretches(segment.steps), memory.ds
+
+        def along(number: Array | int, memory: Memory) -> tuple[Any, Memory]:
+            """The share of the steps in this stretch of each example, and ṡ at the end of the segment."""
+            ds, slopes = jax.vmap(lambda ds, v: tangent(segment, ds, v), 1, (1, 2))(start, memory.v)
+            slopes = jnp.where((stretch == number)[..., None], slopes, 0).sum(axis=0) / directions
+            return jax.tree.map(lambda v: weighted_sum(slopes, v), memory.v), memory._replace(ds=ds)
+
+        total, after = along(0, memory)
+        if segment.steps.reset is not None:
+
+            def step(number: Array, carried: Any) -> Any:
+                total, before = carried
+                share, after = along(number, draw_again(before, stretch[-1] >= number))
+                return jax.tree.map(jnp.add, total, share), after
+
+            total, after = lax.fori_loop(1, stretch.max() + 1, step, (total, after))
+        return segments.as_layers(segment, total), after, shared
+
+    return by_segments(network, Rule(init, credit), Unbiased(enumerate_signs), segment)
+
+
+def tangent(segment: Segment, ds: Array, v: tuple[Blocks, ...]) -> tuple[Array, Array]:
+    """``(ṡ at the end [B, N], e_t · ṡ_t of every step [n, B])`` along one direction an example."""
+    ds_end, dhs = segments.tangents(segment, segments.unflatten_state(segment, ds), v)
+    sums = accumulation_dtype(dhs.dtype)
+    return segments.flatten_state(ds_end), (segment.delta_hs.astype(sums) * dhs.astype(sums)).sum(axis=-1)
+
+
+def weighted_sum(slopes: Array, v: Array) -> Array:
+    """Σ of slope times direction, [B, R] and [B, R, …], over both axes."""
+    rows = v.reshape(slopes.size, -1).astype(slopes.dtype)
+    return (slopes.reshape(-1) @ rows).reshape(v.shape[2:])
+
+
+def enumerate_signs(network: Network, T: int, B: int) -> tuple[Callable[[Array], dict[str, Any]], Array]:
+    """The rows of a Hadamard matrix, another one for each draw: the mean of v vᵀ is I, as over all signs."""
+    params = jax.eval_shape(lambda key: init_params(network, key), jax.random.key(0))
+    count = sum(leaf.size for leaf in jax.tree.leaves(params.layers))
+    hadamard = jnp.ones((1, 1))
+    while len(hadamard) < count:
+        hadamard = jnp.block([[hadamard, hadamard], [hadamard, -hadamard]])
+    table = hadamard[:, :count]
+    rows = jnp.arange(len(table), dtype=jnp.int32)
+    return lambda outcome: {"signs": lambda draw: table[(outcome + draw) % len(table)]}, rows
