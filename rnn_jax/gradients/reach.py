@@ -110,13 +110,14 @@ def _walk_back(
     cell, layer, _ = one.layers[level]
     assert layer.W is not None
     H, r, S = len(layer.W), len(units), len(cell.states)
-    W = layer.W.reshape(H, -1, H)[units][:, :, units] * (within[:, None, None] & within[None, None])
+    kept = within.astype(error.dtype)
+    W = layer.W.reshape(H, -1, H)[units][:, :, units] * (kept[:, None, None] * kept[None, None])
     W = W.reshape(r, -1)
     among = layer._replace(W=W, p=tuple(p[units] for p in layer.p))
     trajectory = jax.tree.map(lambda a: a[..., units], one.trajectories[level])
-    unit_vectors = jnp.eye(S * r, dtype=error.dtype).reshape(S * r, S, r) * within[None, None]
+    unit_vectors = jnp.eye(S * r, dtype=error.dtype).reshape(S * r, S, r) * kept[None, None]
     ends = jnp.concatenate([jnp.zeros((1, S, r), error.dtype), unit_vectors])
-    errors = jnp.zeros((len(error), 1 + S * r, r), error.dtype).at[:, 0].set(error[:, units] * within[None])
+    errors = jnp.zeros((len(error), 1 + S * r, r), error.dtype).at[:, 0].set(error[:, units] * kept[None])
     end = tuple(ends[:, k] for k in range(S))
     flags = one.steps.mask, one.steps.reset
     adjoint = recurrence.reverse_states(cell, among, W.T, trajectory, 0, errors, end, *flags)

@@ -141,7 +141,7 @@ def credit_layer(segment: Segment, level: int, traces: Blocks, adjoint: StepAdjo
     no_error = jnp.zeros((len(segment.delta_hs), *zeros[0].shape), zeros[0].dtype)
 
     def from_the_end(number: Array) -> StepAdjoint:
-        ones = tuple(zero + (number == k) for k, zero in enumerate(zeros))
+        ones = tuple(jnp.full_like(zero, number == k) for k, zero in enumerate(zeros))
         return _walk_back(segment, level, (*own(cell, layer), None), no_error, ones)
 
     through = jax.vmap(from_the_end)(jnp.arange(len(zeros)))
