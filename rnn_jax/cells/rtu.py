@@ -90,7 +90,7 @@ def _gain_tangent(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array,
 def gain_slope(log_nu: Array) -> Array:
     """∂γ/∂log_nu = γ ν / (exp(2ν) − 1)."""
     nu = jnp.exp(jnp.clip(log_nu, -80.0, 3.5))  # from ν = 0 to 33, outside of which the quotient is ½ or nearly 0
-    return gain(log_nu) * nu / jnp.expm1(2 * nu)
+    return gain(log_nu) * (nu / jnp.expm1(2 * nu))
 
 
 @dataclass(frozen=True)

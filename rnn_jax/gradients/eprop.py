@@ -36,10 +36,12 @@ def eprop(
 
         B ← (1 − decay) B − rate · Σ_t δo_tᵀ h_t / (the sum of the weights)
 
-    For the highest layer the sum is dVᵀ: where SGD trains V with this rate and decay, B − Vᵀ shrinks by 1 − decay each
-    time.  With ``inside="full"`` the error walks back through the full Jacobian inside of a segment, W and, where the
-    feedback is symmetric, the layers above included, and the trace crosses its border.  Time is that of ``bptt``, 1 to 2 times; memory is one number a parameter, state value of its unit
-    and example.
+    For the highest layer the sum is dVᵀ: where SGD trains V with this rate and decay, each step multiplies B − Vᵀ by
+    1 − decay.
+
+    With ``inside="full"`` the error walks back through the full Jacobian of a segment, W included, and the layers above
+    where the feedback is symmetric; the trace crosses the segment's border.  Time is that of ``bptt``, 1 to 2 times;
+    memory is one number a parameter, state value of its unit and example.
 
     Args:
       network: what to differentiate.

@@ -28,9 +28,9 @@ def snap(
     that the pattern allows, with all its state values (``reach.py``).  Biased; Exact for one layer without weights
     between units, and for one layer with n ≥ 2 and all weights.  On a sparse pattern the error falls to 0 as n grows.
 
-    The error of a layer is what reaches it at the same step.  With ``inside="full"`` it is that of ``bptt`` inside of a
-    segment, layers above included, and the rule decides on what crosses the segments' borders alone: it was closer to the
-    gradient than truncation at every length tried, at the cost of ``bptt`` and the trace.
+    The error of a layer is what reaches it at the same step.  With ``inside="full"`` the gradient within a segment is
+    that of ``bptt``, layers above included, and the rule decides on what crosses a border alone.  At segments of 1, 4
+    and 16 steps that was closer to the exact gradient than truncation, and than ``inside="own"``.
 
     Time with n = 1 is that of ``bptt``, 1 to 2 times, and memory one number a parameter, state value of its unit and
     example.  With n ≥ 2, where r units are within reach, it is O(H r³ + r θ) a step, and memory r times as much; where
