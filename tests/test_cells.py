@@ -8,6 +8,7 @@ from fixtures import assert_close, assert_same, cells, make_batch, make_network,
 from jax.nn import sigmoid
 
 import rnn_jax as rj
+from rnn_jax.cells.rtu import gain
 
 
 @cells
@@ -68,6 +69,16 @@ def test_each_is_what_its_equations_say():
         h = (1 - sigmoid(z)) * h + sigmoid(z) * n
     assert_close((hidden(cell, layer, xs)[-1],), (h,), 1e-14)
 
+    cell = rj.rtu()
+    layer = layer_of(cell)
+    number, (log_nu, log_theta) = np.zeros((1, 3)), map(np.asarray, layer.p)
+    turn = np.exp(-np.exp(log_nu) + 1j * np.exp(log_theta))
+    for x in xs:
+        re, im = np.split(np.asarray(x @ layer.U + layer.b[None]), 2, axis=-1)
+        number = turn * number + np.sqrt(1 - np.abs(turn) ** 2) * (re + 1j * im)
+        h = np.maximum(number.real, 0)
+    assert_close((hidden(cell, layer, xs)[-1],), (h,), 1e-14)
+
     cell = rj.lstm(peepholes=True)
     layer = layer_of(cell)
     h, c, (p_i, p_f, p_o) = jnp.zeros((1, 3)), jnp.zeros((1, 3)), (p[None] for p in layer.p)
@@ -77,6 +88,20 @@ def test_each_is_what_its_equations_say():
         c = f * c + i * jnp.tanh(g)
         h = sigmoid(o + p_o * c) * jnp.tanh(c)
     assert_close((hidden(cell, layer, xs)[-1],), (h,), 1e-14)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_gain_of_a_trace_unit_keeps_its_digits(dtype):
+    """γ = √(1 − exp(−2ν)) and its derivative by log ν, where r is close to 1, in between, and where it is 0."""
+    log_nu = np.array([-60.0, -30.0, -8.0, -1.0, 0.5, 2.0, 3.0, 20.0])
+    nu = np.exp(np.array(log_nu, "longdouble"))
+    gamma = np.sqrt(-np.expm1(-2 * nu))
+    with np.errstate(over="ignore"):
+        slope = gamma * nu / np.expm1(2 * nu)
+    ours, by_jax = jnp.vectorize(jax.value_and_grad(gain))(jnp.asarray(log_nu, dtype))
+    np.testing.assert_allclose(ours, gamma.astype(float), rtol=30 * float(jnp.finfo(dtype).eps))
+    np.testing.assert_allclose(by_jax[:-1], slope[:-1].astype(float), rtol=60 * float(jnp.finfo(dtype).eps))
+    assert by_jax[-1] < 1e-20
 
 
 @pytest.mark.parametrize("recurrent", ["uniform", "orthogonal", "identity"])

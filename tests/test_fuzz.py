@@ -130,6 +130,7 @@ CALLS = {
     "indrnn": lambda g: (rj.indrnn, {}),
     "lstm": lambda g: (rj.lstm, {"forget_bias": 1.0, "peepholes": False, "diagonal": False}),
     "min_gru": lambda g: (rj.min_gru, {}),
+    "rtu": lambda g: (rj.rtu, {"activation": "tanh"}),
     "softmax_cross_entropy": lambda g: (rj.softmax_cross_entropy, {}),
     "squared_error": lambda g: (rj.squared_error, {}),
     "init": lambda g: (

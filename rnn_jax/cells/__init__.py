@@ -4,6 +4,7 @@ from rnn_jax.cells.elman import elman, indrnn
 from rnn_jax.cells.gru import gru
 from rnn_jax.cells.lstm import lstm
 from rnn_jax.cells.min_gru import min_gru
+from rnn_jax.cells.rtu import rtu
 from rnn_jax.types import Cell
 
 CELLS: dict[str, Cell] = {
@@ -19,7 +20,8 @@ CELLS: dict[str, Cell] = {
     "gru": gru(),
     "gru-diagonal": gru(diagonal=True),
     "min_gru": min_gru(),
+    "rtu": rtu(),
 }
 """Every cell and every option that changes its equations, by name: what tests, matrix and scripts run over."""
 
-__all__ = ["CELLS", "elman", "gru", "indrnn", "lstm", "min_gru"]
+__all__ = ["CELLS", "elman", "gru", "indrnn", "lstm", "min_gru", "rtu"]

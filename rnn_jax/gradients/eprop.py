@@ -1,39 +1,70 @@
 """e-prop: eligibility traces of each unit's own memory, and errors by feedback weights."""
 
+import math
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 
-from rnn_jax.checks import layer_sizes, require
+from rnn_jax import ops
+from rnn_jax.checks import check_network, check_number, check_option, layer_sizes, require
 from rnn_jax.gradients import traces
+from rnn_jax.gradients.collectives import sum_over_batch
 from rnn_jax.gradients.segments import Rule, Segment, by_segments
+from rnn_jax.gradients.traces import Inside
+from rnn_jax.losses import total_weight
+from rnn_jax.trajectory import hidden_states
 from rnn_jax.types import Algorithm, Array, Batch, Biased, Claim, Exact, Layer, Network, Params
 
-Feedback = Literal["symmetric", "random"]
+Feedback = Literal["symmetric", "random", "adaptive"]
 
 
-def eprop(network: Network, feedback: Feedback = "symmetric", segment: int | None = None) -> Algorithm:
+def eprop(
+    network: Network,
+    feedback: Feedback = "symmetric",
+    inside: Inside = "own",
+    segment: int | None = None,
+    rate: float = 0.01,
+    decay: float = 0.0,
+) -> Algorithm:
     """e-prop: eligibility traces that pass through a unit's own memory, and not through W.  Biased.
 
     The Jacobian that it lets through is A, the unit's memory outside of its recurrent weights: a leak, a forget gate
     (``traces.py`` has the equations).  The error reaches a layer through the readout's own weights, or straight from
-    δo_t by fixed random ones, one B [K, H] a layer.  Exact for one layer where W = 0 and the feedback is symmetric.
-    Time is that of ``bptt``, 1 to 2 times; memory is one number a parameter, state value of its unit and example.
+    δo_t by weights of the layer's own, B [K, H].  Exact for one layer where W = 0 and the feedback is symmetric.
+    Adaptive feedback learns as a readout of its layer would, once a window, after use::
+
+        B ← (1 − decay) B − rate · Σ_t δo_tᵀ h_t / (the sum of the weights)
+
+    For the highest layer the sum is dVᵀ: where SGD trains V with this rate and decay, each step multiplies B − Vᵀ by
+    1 − decay.
+
+    With ``inside="full"`` the error walks back through the full Jacobian of a segment, W included, and the layers above
+    where the feedback is symmetric; the trace crosses the segment's border.  Time is that of ``bptt``, 1 to 2 times;
+    memory is one number a parameter, state value of its unit and example.
 
     Args:
       network: what to differentiate.
-      feedback: "symmetric", Vᵀ and the layers above, at the same step; "random", normal weights of variance 1 / K.
-      segment: steps per segment, any length; it changes time and rounding alone; by default the whole window.
+      feedback: "symmetric", Vᵀ and the layers above, at the same step; "random", fixed normal weights of variance
+        1 / K; "adaptive", which start so and are learned.
+      inside: "own", the rule's Jacobian everywhere; "full", the full one inside of a segment.
+      segment: steps per segment, any length; with ``inside="own"`` it changes time and rounding alone; by default the
+        whole window, as adaptive feedback needs it.
+      rate, decay: of adaptive feedback, those of V.
 
     Raises:
-      InputError: when built, a network, a segment or a feedback that cannot be served; in ``update``, whatever does
-        not fit it.
+      InputError: when built, a network or an option that cannot be served; in ``update``, whatever does not fit it.
 
     Source: Bellec et al., *A solution to the learning dilemma for recurrent networks of spiking neurons*, Nature
-    Communications 11 (2020).
+    Communications 11 (2020); adaptive feedback is Kolen & Pollack, *Backpropagation without weight transport*, ICNN
+    (1994).
     """
-    require(feedback in ("symmetric", "random"), "feedback", repr(feedback), '"symmetric" or "random"')
+    check_network(network)
+    check_option(feedback, "feedback", ("symmetric", "random", "adaptive"))
+    check_option(inside, "inside", ("own", "full"))
+    require(segment is None or feedback != "adaptive", "segment", segment, "None, as feedback is learned once a window")
+    check_number(rate, "rate", 0, math.inf, "a number, 0 or more")
+    check_number(decay, "decay", 0, 1, "a number in [0, 1]")
 
     def init(params: Params, keys: Array) -> Any:
         return traces.init(network, params, keys)
@@ -42,40 +73,58 @@ def eprop(network: Network, feedback: Feedback = "symmetric", segment: int | Non
         if feedback == "symmetric":
             return ()
         keys, K = jax.random.split(key, len(network.cells)), params.V.shape[1]
-        weights = (
-            jax.random.normal(each, (K, H)) / K**0.5 for each, (_, H) in zip(keys, layer_sizes(network), strict=True)
-        )
+        sizes = zip(keys, layer_sizes(network), strict=True)
+        weights = (jax.random.normal(each, (K, H)) / K**0.5 for each, (_, H) in sizes)
         return tuple(each.astype(params.V.dtype) for each in weights)
 
     def credit(segment: Segment, memory: Any, weights: Any) -> tuple[Any, Any, Any]:
-        errors = (
-            traces.errors_at_the_same_step(segment)
-            if feedback == "symmetric"
-            else [segment.delta_os.astype(B.dtype) @ B for B in weights]
-        )
-        return *traces.credit(segment, memory, errors, traces.no_weight), weights
+        errors = None if feedback == "symmetric" else [segment.delta_os.astype(B.dtype) @ B for B in weights]
+        if inside == "full":
+            adjoints = traces.full_adjoints(segment, errors)
+        else:
+            errors = traces.errors_at_the_same_step(segment) if errors is None else errors
+            adjoints = traces.own_adjoints(segment, errors, traces.no_weight)
+        gradients, memory = traces.credit(segment, memory, adjoints, traces.no_weight)
+        return gradients, memory, learned(segment, weights, rate, decay) if feedback == "adaptive" else weights
 
-    return by_segments(network, Rule(init, credit, shared), claim_of(network, feedback), segment)
+    return by_segments(network, Rule(init, credit, shared), claim_of(network, feedback, inside), segment)
 
 
-def claim_of(network: Network, feedback: Feedback) -> Claim:
+def learned(segment: Segment, weights: tuple[Array, ...], rate: float, decay: float) -> tuple[Array, ...]:
+    """The feedback weights after a window; where no step counts, as they were."""
+    hs = [hidden_states(each, 1, len(segment.delta_hs)) for each in segment.trajectories]
+    sums = [ops.sum_outer_products(segment.delta_os, each) for each in hs]
+    sums, weight = sum_over_batch((sums, total_weight(segment.steps)))
+    seen = weight > 0
+
+    def step(B: Array, dB: Array) -> Array:
+        new = (1 - decay) * B.astype(dB.dtype) - rate * dB / jnp.where(seen, weight, 1).astype(dB.dtype)
+        return jnp.where(seen, new.astype(B.dtype), B)
+
+    return tuple(step(B, dB) for B, dB in zip(weights, sums, strict=True))
+
+
+def claim_of(network: Network, feedback: Feedback, inside: Inside) -> Claim:
     """Exact for one layer without W, if the errors are."""
+    symmetric = feedback == "symmetric"
+    if len(network.cells) == 1 and network.cells[0].recurrence == "none" and symmetric:
+        return Exact(across_windows=True)
+    if inside == "full":
+        return Biased(one_segment, "one segment, symmetric feedback", across_windows=True)
     if len(network.cells) > 1:
         return Biased(one_step, "one step, symmetric feedback")
-    if network.cells[0].recurrence == "none" and feedback == "symmetric":
-        return Exact(across_windows=True)
     return Biased(without_w, "W = 0, symmetric feedback", across_windows=True)
 
 
-def rflo(network: Network, segment: int | None = None) -> Algorithm:
-    """Random-feedback online learning: ``eprop`` with random feedback, of leaky Elman cells.  Biased.
+def rflo(network: Network, inside: Inside = "own", segment: int | None = None) -> Algorithm:
+    """Random-feedback online learning: ``eprop`` with random feedback, published for leaky Elman cells.  Biased.
 
     Raises:
-      InputError: as ``eprop``; a cell that has no leak.
+      InputError: as ``eprop``.
 
     Source: Murray, *Local online learning in recurrent networks with random feedback*, eLife 8 (2019).
     """
-    return eprop(network, "random", segment)
+    return eprop(network, "random", inside, segment)
 
 
 def without_w(network: Network, params: Params, batch: Batch) -> tuple[dict[str, Any], Params, Batch]:
@@ -90,3 +139,8 @@ def without_w(network: Network, params: Params, batch: Batch) -> tuple[dict[str,
 def one_step(network: Network, params: Params, batch: Batch) -> tuple[dict[str, Any], Params, Batch]:
     """No credit through time."""
     return {"feedback": "symmetric"}, params, traces.first_step(batch)
+
+
+def one_segment(network: Network, params: Params, batch: Batch) -> tuple[dict[str, Any], Params, Batch]:
+    """The full Jacobian everywhere."""
+    return {"feedback": "symmetric", "segment": None}, params, traces.one_segment(batch)

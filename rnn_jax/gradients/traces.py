@@ -8,10 +8,18 @@ border is the trace E, walking back from the errors e and from 1::
     G += Σ_t u_tᵀ (λ_t ∂h_t/∂z_t) + (j_1 λ_1) E        E ← (j_1 π_1) E + Σ_t u_tᵀ (π_t ∂h_t/∂z_t)
 
 The error of a layer is what reaches it at the same step; what another layer remembers is left out.
+
+That is ``inside="own"``.  With ``inside="full"`` λ walks back through the full Jacobian, W and the layers above
+included, and the trace alone is limited to its own unit::
+
+    G += (BPTT of the segment) + δs_start E        E as above
+
+Then a segment that is the whole sequence gives BPTT.
 """
 
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -22,10 +30,12 @@ from rnn_jax.gradients import segments
 from rnn_jax.gradients.segments import Blocks, Segment
 from rnn_jax.recurrence import StepAdjoint
 from rnn_jax.trajectory import hidden_states
-from rnn_jax.types import Array, Batch, Cell, Layer, Network, Params
+from rnn_jax.types import Array, Batch, Cell, Layer, Network, Params, Units
 
 Own = Callable[[Cell, Layer], tuple[Cell, Layer]]
 """The cell and the layer with the recurrence that the rule lets through."""
+Inside = Literal["own", "full"]
+"""The Jacobian inside of a segment: the rule's own one, of a unit alone, or the full one."""
 
 
 def own_weight(cell: Cell, layer: Layer) -> tuple[Cell, Layer]:
@@ -46,18 +56,40 @@ def init(network: Network, params: Params, keys: Array) -> tuple[Blocks, ...]:
     """The traces of B fresh examples, [B, S, …]."""
     traces = segments.zero_blocks(network, params, (len(keys), 1))
     return tuple(
-        jax.tree.map(lambda a, S=len(cell.states): jnp.repeat(a, S, axis=1), each)
+        jax.tree.map(partial(jnp.repeat, repeats=len(cell.states), axis=1), each)
         for cell, each in zip(network.cells, traces, strict=True)
     )
 
 
-def credit(segment: Segment, traces: tuple[Blocks, ...], errors: list[Array], own: Own) -> tuple[Any, Any]:
-    """The gradients of all layers and their traces, from the error of each layer, [n, B, H]."""
+def credit(
+    segment: Segment, traces: tuple[Blocks, ...], adjoints: list[StepAdjoint], own: Own
+) -> tuple[tuple[Layer, ...], tuple[Blocks, ...]]:
+    """The gradients of all layers and their traces, from λ of each layer."""
     results = [
-        _credit_layer(segment, level, trace, error, own)
-        for level, (trace, error) in enumerate(zip(traces, errors, strict=True))
+        credit_layer(segment, level, trace, adjoint, own)
+        for level, (trace, adjoint) in enumerate(zip(traces, adjoints, strict=True))
     ]
     return tuple(gradient for gradient, _ in results), tuple(trace for _, trace in results)
+
+
+def own_adjoints(segment: Segment, errors: list[Array], own: Own) -> list[StepAdjoint]:
+    """λ of each layer from its errors [n, B, H], through the Jacobian of each unit alone."""
+    layers = (own(cell, layer) for cell, layer, _ in segment.layers)
+    return [_walk_back(segment, level, (*each, None), errors[level]) for level, each in enumerate(layers)]
+
+
+def full_adjoints(segment: Segment, errors: list[Array] | None = None) -> list[StepAdjoint]:
+    """λ of each layer from its errors, through its full Jacobian; without them that of the whole stack, as in BPTT."""
+    adjoints: list[StepAdjoint] = []
+    for level in reversed(range(len(segment.layers))):
+        if errors is not None:
+            error = errors[level]
+        elif adjoints:
+            error = adjoints[0].deltas[0] @ segment.layers[level + 1][1].U.T
+        else:
+            error = segment.delta_hs
+        adjoints.insert(0, _walk_back(segment, level, segment.layers[level], error))
+    return adjoints
 
 
 def errors_at_the_same_step(segment: Segment) -> list[Array]:
@@ -76,8 +108,8 @@ def immediate(segment: Segment, level: int, error: Array) -> StepAdjoint:
     delta_s = (error, *(jnp.zeros_like(error) for _ in s[1:]))
     _, *rest = cell.adjoint(s_prev, s, each.residual, delta_s, *recurrence.own_parameters(layer, error))
     count = 2 if cell.separate else 1
-    if segment.steps.mask is not None:
-        rest = jax.tree.map(lambda a: jnp.where(segment.steps.mask[..., None], a, 0), rest)
+    if (mask := segment.steps.mask) is not None:
+        rest = jax.tree.map(lambda a: jnp.where(mask[..., None], a, 0), rest)
     deltas = tuple(jnp.concatenate(gates, axis=-1) for gates in rest[:count])
     return StepAdjoint((), deltas, tuple(rest[count:]))
 
@@ -91,17 +123,26 @@ def gradient(segment: Segment, level: int, adjoint: StepAdjoint) -> Layer:
     return recurrence.layer_gradient(cell, layer, recurrence.zero_unless(steps.mask, xs), hs, adjoint)
 
 
-def _credit_layer(segment: Segment, level: int, traces: Blocks, error: Array, own: Own) -> tuple[Layer, Blocks]:
-    (cell, layer, _), steps = segment.layers[level], segment.steps
-    own_cell, own_layer = own(cell, layer)
-    each = segment.trajectories[level], 0
-    zeros = tuple(jnp.zeros_like(error[0]) for _ in cell.states)
-    flags = steps.mask, steps.reset
-    adjoint = recurrence.reverse_states(own_cell, own_layer, None, *each, error, zeros, *flags)
+def _walk_back(
+    segment: Segment, level: int, each: tuple[Cell, Layer, Array | None], error: Array, end: Units | None = None
+) -> StepAdjoint:
+    """The adjoint of all steps from the errors of each one and δs at the end, by default 0."""
+    zeros = tuple(jnp.zeros_like(error[0]) for _ in each[0].states)
+    flags = segment.steps.mask, segment.steps.reset
+    return recurrence.reverse_states(
+        *each, segment.trajectories[level], 0, error, zeros if end is None else end, *flags
+    )
+
+
+def credit_layer(segment: Segment, level: int, traces: Blocks, adjoint: StepAdjoint, own: Own) -> tuple[Layer, Blocks]:
+    """The same of one layer."""
+    cell, layer, _ = segment.layers[level]
+    zeros = tuple(jnp.zeros_like(delta) for delta in adjoint.delta_s_prev)
+    no_error = jnp.zeros((len(segment.delta_hs), *zeros[0].shape), zeros[0].dtype)
 
     def from_the_end(number: Array) -> StepAdjoint:
-        ones = tuple(zero + (number == k) for k, zero in enumerate(zeros))
-        return recurrence.reverse_states(own_cell, own_layer, None, *each, jnp.zeros_like(error), ones, *flags)
+        ones = tuple(jnp.full_like(zero, number == k) for k, zero in enumerate(zeros))
+        return _walk_back(segment, level, (*own(cell, layer), None), no_error, ones)
 
     through = jax.vmap(from_the_end)(jnp.arange(len(zeros)))
     features = segments.features(segment, level)
@@ -137,4 +178,11 @@ def _by_unit(numbers: Array, a: Array) -> Array:
 
 def first_step(batch: Batch) -> Batch:
     """The batch's first step alone, where there is no credit through time."""
-    return jax.tree.map(lambda a: a[:1], batch)
+    first: Batch = jax.tree.map(lambda a: a[:1], batch)
+    return first
+
+
+def one_segment(batch: Batch) -> Batch:
+    """The batch without its last step: a sequence of one window, however many the whole of it is cut into."""
+    shorter: Batch = jax.tree.map(lambda a: a[: max(1, len(a) - 1)], batch)
+    return shorter
