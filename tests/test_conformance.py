@@ -16,7 +16,7 @@ from fixtures import CELLS, cells_marked
 
 import rnn_jax as rj
 from rnn_jax.gradients import bptt
-from rnn_jax.testing import matrix
+from rnn_jax.testing import matrix, tables
 from rnn_jax.testing.algorithm import algorithm_results
 from rnn_jax.testing.cell import cell_results
 from rnn_jax.testing.loss import loss_results
@@ -561,18 +561,23 @@ def test_a_wrong_rule_is_caught(name):
     assert re.match(check, failed.check)
 
 
-@pytest.mark.slow
-def test_the_matrix_in_the_readme_is_this_version_s():
-    """The same rows and columns, every figure within its tolerance and a factor of 30 of what is measured here."""
+def test_the_table_of_the_registries_is_this_version_s():
     readme = (Path(__file__).parents[1] / "README.md").read_text()
-    written = readme.split(matrix.BEGIN)[1].split(matrix.END)[0].splitlines()[1:]
+    assert tables.read(readme, "registries") == tables.registries()
+
+
+@pytest.mark.slow
+def test_the_matrix_in_the_docs_is_this_version_s():
+    """The same rows and columns, every figure within its tolerance and a factor of 30 of what is measured here."""
+    page = (Path(__file__).parents[1] / "docs" / "conformance.md").read_text()
+    written = tables.read(page, "conformance matrix").splitlines()
     measured = matrix.markdown(list(matrix.rows())).splitlines()
     assert written[:2] == measured[:2]
-    tables = [
+    found = [
         [line.strip("| ").split(" | ") for line in lines if line.startswith("| ")][1:] for lines in (written, measured)
     ]
-    assert [row[:3] for row in tables[0]] == [row[:3] for row in tables[1]]
-    *rows, tolerances = zip(*tables, strict=True)
+    assert [row[:3] for row in found[0]] == [row[:3] for row in found[1]]
+    *rows, tolerances = zip(*found, strict=True)
     for old, new in rows:
         for was, now, tolerance in zip(old[3:], new[3:], tolerances[0][-len(old[3:]) :], strict=True):
             if now != "–":

@@ -20,6 +20,6 @@ CELLS: dict[str, Cell] = {
     "gru-diagonal": gru(diagonal=True),
     "min_gru": min_gru(),
 }
-"""Every cell and every option that changes its equations, by name: what tests, matrix and scripts run over."""
+"""Every cell, with each option that changes its equations, by name; tests, scripts and the matrix read it."""
 
 __all__ = ["CELLS", "elman", "gru", "indrnn", "lstm", "min_gru"]

@@ -1,4 +1,4 @@
-"""What an algorithm says of its gradient, tested for just that: exact, unbiased, or biased with a limit."""
+"""The tests of what an algorithm claims of its gradient: exact, unbiased, or biased with a limit."""
 
 import math
 from collections.abc import Iterator
