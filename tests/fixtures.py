@@ -17,11 +17,13 @@ __all__ = [
     "assert_same",
     "cells",
     "cells_marked",
+    "every_cell",
     "exact_algorithms",
     "make_batch",
     "make_network",
     "make_params",
     "make_state",
+    "marked",
     "update_of",
 ]
 
@@ -31,8 +33,10 @@ EXACT = {
     for name, algorithm in ALGORITHMS.items()
     if isinstance(algorithm(make_network(CELLS["elman"])).claim, rj.Exact)
 }
-EACH_KIND = ("elman", "lstm-peepholes", "gru", "indrnn", "min_gru")
-"""Every recurrence, one and two state values, both kinds of adjoint, and parameters of a cell's own."""
+
+
+EACH_KIND = ("lstm-peepholes", "gru", "indrnn")
+"""Two kinds of recurrence, one and two state values, both kinds of adjoint, and parameters of a cell's own."""
 
 
 def cells_marked(*fast):
@@ -42,7 +46,18 @@ def cells_marked(*fast):
     return pytest.mark.parametrize("cell", every)
 
 
-cells = cells_marked(*EACH_KIND)
+def marked(values, fast):
+    """The values of a parameter, or of several in a row, with those outside of ``fast`` in the slow set."""
+    rows = [value if isinstance(value, tuple) else (value,) for value in values]
+    return [
+        pytest.param(*row, marks=[] if value in fast else [pytest.mark.slow], id="-".join(map(str, row)))
+        for value, row in zip(values, rows, strict=True)
+    ]
+
+
+every_cell = cells_marked(*CELLS)
+cells = cells_marked("gru")
+"""The GRU has all that a cell may have, but for a second state value and parameters of its own; the rest is slow."""
 algorithms = pytest.mark.parametrize("algorithm", ALGORITHMS.values(), ids=ALGORITHMS)
 exact_algorithms = pytest.mark.parametrize("algorithm", EXACT.values(), ids=EXACT)
 

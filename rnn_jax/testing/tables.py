@@ -45,15 +45,15 @@ def require_names(text: str) -> list[str]:
 
 
 def registries() -> str:
-    """Every algorithm with its claim, and every cell."""
+    """Every algorithm with its claim, and every cell by its recurrence."""
     lines = ["| algorithm | claim | what it is |", "|---|---|---|"]
     for name, algorithm in ALGORITHMS.items():
         claim = type(algorithm(network_of(CELLS["elman"], PLAIN)).claim).__name__
         lines.append(f"| `{name}` | {claim} | {_first_sentence(algorithm)} |")
-    lines += ["", "| cell | states | gates | recurrence |", "|---|---|---|---|"]
-    for name, cell in CELLS.items():
-        own = "".join(f", {parameter.name}" for parameter in cell.parameters)
-        lines.append(f"| `{name}` | {', '.join(cell.states)} | {', '.join(cell.gates)}{own} | {cell.recurrence} |")
+    lines += ["", "| recurrence | cells |", "|---|---|"]
+    for recurrence, product in (("dense", "h W"), ("diagonal", "w ⊙ h"), ("none", "")):
+        names = [f"`{name}`" for name, cell in CELLS.items() if cell.recurrence == recurrence]
+        lines.append(f"| {recurrence}{', ' * bool(product)}{product} | {', '.join(names)} |")
     return "\n".join([*lines, ""])
 
 
