@@ -30,4 +30,3 @@ def _entry(entry: re.Match[str]) -> str:
         if (ROOT / "rnn_jax" / package / f"{name}.py").exists():
             return f"::: rnn_jax.{package}.{name}.{name}\n    options:\n      heading: rnn_jax.{name}"
     return entry[0]
-

@@ -13,7 +13,16 @@ jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_default_matmul_precision", "highest")
-jax.config.update("jax_disable_most_optimizations", "RNN_JAX_OPTIMISE" not in os.environ)
+UNOPTIMISED = "RNN_JAX_OPTIMISE" not in os.environ
+jax.config.update("jax_disable_most_optimizations", UNOPTIMISED)
+
+
+@pytest.fixture(scope="module")
+def as_users_compile():
+    """For modules that compare bitwise what this process computes with what another one does."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", UNOPTIMISED)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -21,6 +21,7 @@ def blocks(page, language):
     return [(match[1], text[: match.start()].count("\n") + 2) for match in found]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 @pytest.mark.filterwarnings("default")  # of other libraries
 def test_the_python_blocks_of_a_page_run(page, tmp_path, monkeypatch):

@@ -438,7 +438,7 @@ def test_compare_gradients_fails_on_a_wrong_gradient(tmp_path, monkeypatch, caps
     with jax.numpy_dtype_promotion("standard"):
         assert compare_gradients.run(config) == 1
     printed = capsys.readouterr().out
-    assert "FAILED elman-tanh, 1 layers, float64, T = 5" in printed
+    assert "FAILED elman, 1 layers, float64, T = 5" in printed
     assert "FAILED elman-tanh, c + 22, float32: loss_error" in printed
 
 

@@ -47,6 +47,7 @@ def added(results):
     return jax.tree.map(lambda *leaves: sum(leaves), *results)
 
 
+@pytest.mark.slow
 @ten
 @given(
     cell=st.sampled_from(list(CELLS.values())),

@@ -21,6 +21,8 @@ SCALES = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1e3, 3e3, 1e4)
 """Sizes of the inputs at which an adjoint is compared."""
 ROUNDINGS = 32
 """How many roundings of its dtype an entry of the adjoint may be off, relative to max(1, |reference|)."""
+DIFFERENCE = 1e-5
+"""Half the distance of two points between which a step's values are compared; its square bounds the error."""
 
 
 Point = tuple[Any, ...]
@@ -37,6 +39,8 @@ def check_cell(cell: Cell) -> list[Result]:
     - The cell is unit-wise: no output depends on another unit.
     - The adjoint of every unit vector is the transpose of the step's Jacobian by ``jax.vjp`` in the same dtype.  The
       tolerance is 32 roundings.  Each input alone, and all together, are scaled by 1, 3, 10 … 10⁴.
+    - The derivative by ``jax.vjp`` is that of the step's values, by central differences: a ``custom_jvp`` or
+      ``custom_vjp`` inside of the step may be wrong.
     - ``bptt`` of a network of such cells equals ``jax.grad``.
 
     Choose it for every new cell.  An Elman cell takes about 15 s of CPU time, most of it for compiling.
@@ -75,6 +79,7 @@ def cell_results(cell: Cell) -> Iterator[Result]:
     for dtype in TOLERANCE:
         yield from _adjoint(cell, dtype)
     yield _linear(cell)
+    yield _differences(cell)
     for scenario in (PLAIN, whole(EVERYTHING), FLOAT32, BFLOAT16):
         yield from scenario_results(bptt, Exact(), cell, scenario)
 
@@ -202,3 +207,29 @@ def _linear(cell: Cell) -> Result:
     pairs = zip(jax.tree.leaves(ours), jax.tree.leaves(reference), strict=True)
     largest = max(float((jnp.abs(a - b) / jnp.maximum(1.0, jnp.abs(b))).max()) for a, b in pairs)
     return Result("adjoint, linear", "a random δs", largest, 10 * ROUNDINGS * float(jnp.finfo("float64").eps))
+
+
+def _differences(cell: Cell) -> Result:
+    """∂(output)/∂(input) by jax.vjp, against central differences of the step in float64: the worst entry."""
+    point = _point(cell, "float64")
+    leaves, structure = jax.tree.flatten(point)
+
+    @jax.jit
+    def values(leaves: list[jax.Array]) -> tuple[jax.Array, ...]:
+        outputs: tuple[jax.Array, ...] = cell.step(*jax.tree.unflatten(structure, leaves))[0]
+        return outputs
+
+    names = [name for part in _names(cell) for name in part]
+    worst = ("", 0.0)
+    for k, output in enumerate(cell.states):
+        unit_vector = tuple(jnp.full_like(s, j == k) for j, s in enumerate(point[0]))
+        reference = jax.tree.leaves(step_adjoint(cell, point, unit_vector))
+        for i, name in enumerate(names):
+            ahead, behind = (
+                values([*leaves[:i], leaves[i] + h, *leaves[i + 1 :]])[k] for h in (DIFFERENCE, -DIFFERENCE)
+            )
+            slope = (ahead - behind) / (2 * DIFFERENCE)
+            error = float((jnp.abs(slope - reference[i]) / jnp.maximum(1, jnp.abs(slope))).max())
+            if not error <= worst[1]:
+                worst = (f"∂{output}/∂{name} by jax.vjp, against differences of the step's values", error)
+    return Result("derivative", worst[0] or "by differences", worst[1], 1e3 * DIFFERENCE**2)
