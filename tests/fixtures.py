@@ -35,13 +35,14 @@ EXACT = {
 }
 
 
-EACH_KIND = ("lstm-peepholes", "gru", "indrnn")
-"""Two kinds of recurrence, one and two state values, both kinds of adjoint, and parameters of a cell's own."""
+EACH_KIND = ("elman", "lstm-peepholes", "gru", "indrnn", "min_gru")
+"""Every recurrence, one and two state values, both kinds of adjoint, and parameters of a cell's own."""
 
 
 def cells_marked(*fast):
-    """All cells, with those outside of ``fast`` in the slow set."""
-    marks = {name: [] if name in fast else [pytest.mark.slow] for name in CELLS}
+    """All cells: those of ``fast``, one of each kind in the slow set, and the others in the exhaustive one."""
+    marks = {name: [pytest.mark.slow if name in EACH_KIND else pytest.mark.exhaustive] for name in CELLS}
+    marks |= {name: [] for name in fast}
     every = [pytest.param(cell, id=name, marks=marks[name]) for name, cell in CELLS.items()]
     return pytest.mark.parametrize("cell", every)
 

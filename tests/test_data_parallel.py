@@ -24,6 +24,7 @@ def with_devices(count, code):
     return done.stdout
 
 
+@pytest.mark.slow
 def test_equals_one_device():
     """Every cell, masks and resets, two windows with carried state, four devices: loss, gradients and state."""
     with_devices(
