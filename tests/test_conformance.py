@@ -251,13 +251,17 @@ BROKEN = {
     "a state too many": with_step(step=lambda f: lambda *a: (f(*a)[0] * 2, f(*a)[1])),
     "an array for a tuple": with_step(step=lambda f: lambda *a: (f(*a)[0][0], f(*a)[1])),
     "states in a list": with_step(states=["h"]),
+    "a recurrence that is none of the three": rj.gru()._replace(recurrence="diag"),
+    "a bias that is no number": rj.gru()._replace(bias=("1", 0.0, 0.0)),
+    "a flag that is no bool": rj.gru()._replace(recurrent_bias="yes"),
+    "no name": rj.gru()._replace(name=None),
     "an error of its own": with_step(adjoint=lambda f: lambda *a: {}["no such key"]),
 }
 
 
 @pytest.mark.parametrize("name", marked(BROKEN, ["a list for a tuple", "an error of its own"]))
 def test_a_broken_cell_fails_by_name(name):
-    with pytest.raises(rj.testing.ConformanceError, match="cell gru fails"):
+    with pytest.raises(rj.testing.ConformanceError, match="cell (gru|None) fails"):
         rj.testing.check_cell(BROKEN[name])
     with contextlib.suppress(rj.testing.ConformanceError):  # and nothing else; lists do no harm here
         rj.testing.check_algorithm(bptt, cells=[BROKEN[name]])

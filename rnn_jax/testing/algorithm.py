@@ -89,7 +89,8 @@ def check_algorithm(
 def algorithm_results(algorithm: Factory, claim: Claim | None, cells: Sequence[Cell]) -> Iterator[Result]:
     """The results of ``check_algorithm``, one by one; the first failure of structure ends them."""
     supported = [cell for cell in cells if supports(algorithm, network_of(cell, JOINT[0]))]
-    yield holds("supports", "one of the cells at least", supported)
+    left_out = ", ".join(cell.name for cell in cells if cell not in supported) or "none"
+    yield holds("supports", f"one of the cells at least; left out: {left_out}", supported)
     for result in contract.structure(algorithm, supported[0]) if supported else ():
         yield result
         if not result.ok:

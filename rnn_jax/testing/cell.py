@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rnn_jax.checks import describe, require
+from rnn_jax.checks import InputError, check_network, describe, require
 from rnn_jax.gradients import bptt
 from rnn_jax.gradients.autodiff import step_adjoint
 from rnn_jax.testing.algorithm import scenario_results
-from rnn_jax.testing.fixtures import TOLERANCE
+from rnn_jax.testing.fixtures import TOLERANCE, make_network
 from rnn_jax.testing.report import Result, exact_arithmetic, holds, raise_on_failure
 from rnn_jax.testing.scenarios import BFLOAT16, EVERYTHING, FLOAT32, PLAIN, whole
 from rnn_jax.types import Cell, Exact, Units
@@ -75,6 +75,11 @@ def cell_results(cell: Cell) -> Iterator[Result]:
         yield form
         if not form.ok:
             return
+    try:
+        check_network(make_network(cell))
+    except InputError as error:
+        yield holds("form", str(error), False)
+        return
     yield from _units(cell)
     for dtype in TOLERANCE:
         yield from _adjoint(cell, dtype)
