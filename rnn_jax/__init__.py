@@ -1,6 +1,6 @@
 """How a loss assigns credit back through time: gradients of recurrent networks, written by hand and proven exact."""
 
-from rnn_jax import data, diagnostics, gradients, network, ops, recurrence, testing, train
+from rnn_jax import checkpoint, data, diagnostics, gradients, jacobian, network, ops, recurrence, testing, train
 from rnn_jax.cells import *  # noqa: F403
 from rnn_jax.cells import __all__ as _cells
 from rnn_jax.checks import InputError
@@ -26,6 +26,8 @@ from rnn_jax.types import (
     Unbiased,
 )
 
+__version__ = "0.1.0"
+
 __all__ = [
     *_cells,
     *_gradients,
@@ -43,8 +45,10 @@ __all__ = [
     "Parameter",
     "Params",
     "Unbiased",
+    "__version__",
     "apply",
     "compare",
+    "checkpoint",
     "data",
     "diagnostics",
     "gradients",
@@ -52,6 +56,7 @@ __all__ = [
     "init_layer",
     "initial_state",
     "loss",
+    "jacobian",
     "network",
     "ops",
     "recurrence",

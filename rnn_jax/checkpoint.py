@@ -1,4 +1,4 @@
-"""Checkpoints of a run, kept by orbax."""
+"""Checkpoints of a run, written and read by orbax."""
 
 import gc
 import logging
@@ -20,11 +20,17 @@ from rnn_jax.train import TrainState
 def save(folder: str | Path, state: TrainState) -> None:
     """Write the state to the folder, and then delete the checkpoint before it.
 
-    At every moment the folder holds a whole checkpoint: this one once it is complete, until then the one before.  The
-    checkpoints are numbered in the order of saving, so the newest is restored even if its step is the same or smaller.
+    At every moment the folder has a whole checkpoint: the one before, until this one is complete.  The checkpoints are
+    numbered in the order of saving, so the newest is restored even if its step is the same or smaller.
+
+    Args:
+      folder: made if it does not exist.
+      state: as from ``train.init_state`` or ``train.run``.
 
     Raises:
       InputError: a folder that cannot be written, a full disk, or not a state of a run.
+
+    The example of ``restore`` shows both.
     """
     _check_path(folder)
     _check_state(state, "state")
@@ -51,11 +57,30 @@ def restore(folder: str | Path, template: TrainState) -> TrainState:
     """The newest state in the folder, bitwise as it was saved, typed PRNG keys included.
 
     Args:
-      template: a state of the same network, optimiser and algorithm, as from ``train.init_state``; it gives structure,
+      folder: as in ``save``.
+      template: a state of the same network, optimiser and algorithm, as from ``train.init_state``.  It gives structure,
         shapes, dtypes and devices.
+
+    Returns:
+      TrainState.
 
     Raises:
       InputError: no checkpoint there, a damaged one, or one of another structure, shape, dtype or kind of PRNG key.
+
+    Examples:
+      >>> import tempfile
+      >>> import jax
+      >>> import optax
+      >>> import rnn_jax as rj
+      >>> from rnn_jax import checkpoint
+      >>> network = rj.Network(cells=(rj.elman(),), inputs=4, hidden=3, outputs=4, loss=rj.softmax_cross_entropy())
+      >>> params = rj.init(network, jax.random.key(0))
+      >>> state = rj.train.init_state(rj.bptt(network), optax.sgd(0.1), params, batch_size=2)
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     checkpoint.save(folder, state)
+      ...     restored = checkpoint.restore(folder, template=state)
+      >>> bool((restored.params.V == params.V).all())
+      True
     """
     _check_path(folder)
     require(os.path.isdir(folder), "folder", str(folder), "a folder of checkpoints")

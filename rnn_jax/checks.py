@@ -1,7 +1,7 @@
-"""Validation of arguments at the public functions: an error is one line that says what is wanted.
+"""Validation of arguments in the public functions: an error is one line that says what is allowed.
 
-Structure, shapes and dtypes are looked at always, and cost nothing under ``jit``.  Numbers are looked at only outside
-``jit``; inside, a token or target out of range turns into NaN.
+Structure, shapes and dtypes are always checked, at no cost under ``jit``.  Numbers are checked only outside of ``jit``;
+inside, a token or target out of range gives NaN.
 """
 
 import sys
@@ -20,7 +20,15 @@ LARGEST_NUMBER = sys.float_info.max
 
 
 class InputError(ValueError):
-    """An argument that cannot be served; the message names it, says what it was and what it may be."""
+    """An argument that is not accepted; the message gives its name, its value and what is allowed.
+
+    Examples:
+      >>> import rnn_jax as rj
+      >>> rj.elman(leak=2.0)
+      Traceback (most recent call last):
+      ...
+      rnn_jax.checks.InputError: leak is 2.0; it must be a number in (0, 1], or "learned"
+    """
 
 
 class Description(str):
@@ -75,7 +83,7 @@ def check_option(value: Any, argument: str, options: Sequence[str]) -> None:
 
 
 def check_dtype(value: Any, argument: str) -> None:
-    """Refuse any dtype but the three that are served, and float64 where JAX would narrow it."""
+    """Refuse any dtype but the three that are supported, and float64 where JAX would narrow it."""
     try:
         dtype = jnp.dtype(bool if value is None else value)
     except Exception:  # NumPy reads dtypes from almost anything, and fails in as many ways
@@ -126,9 +134,9 @@ def check_rows(value: Any, argument: str, width: int, dtype: Any) -> tuple[int, 
 
 
 def check_arrays(tree: Any, argument: str) -> None:
-    """Refuse a tree with a leaf that no jitted function takes: anything but an array of numbers, bools or PRNG keys.
+    """Refuse a tree with a leaf that no jitted function accepts: anything but an array of numbers, bools or PRNG keys.
 
-    Neither may an integer be too large for the dtype that ``jit`` makes of it, where it would wrap to another one.
+    An integer that is too large for the dtype that ``jit`` gives it is refused too, since it would wrap around.
     """
     for path, leaf in jax.tree.leaves_with_path(tree):
         known, name = isinstance(leaf, jax.Array), f"{argument}{jax.tree_util.keystr(path)}"
@@ -144,7 +152,7 @@ def check_arrays(tree: Any, argument: str) -> None:
 
 
 def check_indices(value: Any, argument: str, size: int, mask: Any = None, weight: Any = None) -> None:
-    """Refuse indices outside 0 … size−1 at the steps that count and have weight, where numbers can be looked at."""
+    """Refuse indices outside 0 … size−1 at the steps that count and have weight, where numbers can be read."""
     if all(map(_is_concrete, (value, mask, weight))):
         numbers = np.asarray(value)
         for counts in (mask, None if weight is None else np.asarray(weight, float) > 0):

@@ -14,7 +14,13 @@ from rnn_jax.types import Params
 
 
 class Difference(NamedTuple):
-    """How far one leaf of a gradient is from its reference."""
+    """How far one leaf of a gradient is from its reference.
+
+    Examples:
+      >>> import rnn_jax as rj
+      >>> rj.diagnostics.Difference(norm=0.0, largest=0.0, cosine=1.0).norm
+      0.0
+    """
 
     norm: float
     """‖g − ref‖ / ‖ref‖, Euclidean; 0 where both are zero, inf where only ref is zero."""
@@ -25,12 +31,29 @@ class Difference(NamedTuple):
 
 
 def compare(grads: Params, reference: Params) -> dict[str, Difference]:
-    """Per leaf, by its path ("layers[0].W"), how far ``grads`` is from ``reference``; computed in float64.
+    """Per leaf, how far a gradient is from its reference; computed in float64.
 
-    NaN anywhere gives NaN, which passes no tolerance.
+        norm = ‖g − ref‖ / ‖ref‖     largest = max |g − ref| / max |ref|     cosine = ⟨g, ref⟩ / (‖g‖ ‖ref‖)
+
+    NaN anywhere gives NaN, which passes no tolerance.  Call it outside of ``jit``.
+
+    Args:
+      grads: the gradient to judge, Params or any tree of float arrays.
+      reference: a tree of the same structure and shapes.
+
+    Returns:
+      A Difference for each leaf, by its path, such as "layers[0].W".
 
     Raises:
       InputError: two trees of different structure or shapes, or a leaf that is not an array of floats.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> import rnn_jax as rj
+      >>> reference = rj.Params(layers=(), V=jnp.array([[3.0, 4.0]]), c=jnp.zeros(2))
+      >>> differences = rj.compare(reference._replace(V=jnp.array([[3.0, 4.5]])), reference)
+      >>> round(differences["V"].norm, 6), round(differences["V"].largest, 6)
+      (0.1, 0.125)
     """
     structure, wanted = str(jax.tree.structure(grads)), str(jax.tree.structure(reference))
     require(structure == wanted, "grads", Description(structure), f"of structure {wanted}")
@@ -48,14 +71,42 @@ def compare(grads: Params, reference: Params) -> dict[str, Difference]:
 
 
 def worst(differences: dict[str, Difference]) -> tuple[str, float]:
-    """The leaf with the largest norm-wise error, and that error; NaN counts as the largest."""
+    """The leaf with the largest norm-wise error, and that error; NaN counts as the largest.
+
+    Args:
+      differences: as from ``compare``, one leaf or more.
+
+    Returns:
+      The path of the leaf, and its error.
+
+    Raises:
+      InputError: anything else, or no leaf.
+
+    Examples:
+      >>> import rnn_jax as rj
+      >>> from rnn_jax.diagnostics import Difference
+      >>> rj.worst({"V": Difference(1e-7, 1e-7, 1.0), "c": Difference(2e-7, 1e-7, 1.0)})
+      ('c', 2e-07)
+    """
     listed = isinstance(differences, dict) and all(isinstance(each, Difference) for each in differences.values())
     require(listed and differences, "differences", differences, "what compare returns, of one leaf or more")
     return max(((name, each.norm) for name, each in differences.items()), key=lambda pair: nan_largest(pair[1]))
 
 
 def nan_largest(error: float) -> tuple[bool, float]:
-    """The key by which errors are ordered: NaN is larger than any number."""
+    """A sort key for errors: NaN is larger than any number.
+
+    Args:
+      error: a number, or NaN.
+
+    Returns:
+      A pair to compare by.
+
+    Examples:
+      >>> from rnn_jax.diagnostics import nan_largest
+      >>> max([1.0, float("nan"), 2.0], key=nan_largest)
+      nan
+    """
     return bool(np.isnan(error)), error
 
 

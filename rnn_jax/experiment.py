@@ -32,12 +32,25 @@ def main(
 ) -> None:
     """Run an experiment from the command line: flags from the dataclass ``config``, errors as one line on stderr.
 
-    The exit status is what ``run`` returns, 2 for a refused input, 1 for a run that met a non-finite number or a system
-    error, 130 after SIGINT (Ctrl-C), 143 after SIGTERM, which raises ``SystemExit``, and 141, in silence, where the
-    reader of the output has gone.  Characters that the output cannot encode are escaped.
+    A script ends with ``if __name__ == "__main__": experiment.main(Config, run)``, as ``experiments/minimal.py`` does.
+    Its module docstring is the text of ``--help``.
+
+    The exit status is what ``run`` returns, or
+
+    - 1 for a number that is not finite, or a system error;
+    - 2 for an ``InputError``;
+    - 130 after SIGINT (Ctrl-C), and 143 after SIGTERM, which raises ``SystemExit``;
+    - 141, without a message, where the reader of the output has gone.
+
+    Characters that the output cannot encode are escaped.
 
     Args:
-      flags: ``flags(parse)`` gives the configuration, where the flags that are left out depend on those that are not.
+      config: a dataclass with a default for every field.
+      run: the experiment, a function of the configuration; None is status 0.
+      flags: ``flags(parse)`` gives the configuration, where the default of one flag depends on another.
+
+    Raises:
+      SystemExit: always, with the exit status.
     """
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
@@ -48,9 +61,12 @@ def main(
 
 
 def use_cores(count: int | None = None) -> None:
-    """Make that many CPU devices, by default one for each core that this process may use.
+    """Make a CPU device for each core, so that ``data_parallel`` can share a batch among them.
 
-    Nothing is changed where XLA_FLAGS says how many there are, or where JAX has already been used.
+    Call it before JAX's first computation.  It changes nothing after that, or where XLA_FLAGS gives the number.
+
+    Args:
+      count: the number of devices; the default is ``cores()``.
     """
     if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         with suppress(RuntimeError):
@@ -58,25 +74,52 @@ def use_cores(count: int | None = None) -> None:
 
 
 def cores() -> int:
-    """How many cores this process may use."""
+    """How many cores this process may use.
+
+    Returns:
+      A positive int.
+
+    Examples:
+      >>> from rnn_jax import experiment
+      >>> experiment.cores() >= 1
+      True
+    """
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def new_folder(experiment: str, config: Any, files: str, inputs: Sequence[Path] = ()) -> Path:
-    """The folder of a new run, made and with its config.json; ``runs/EXPERIMENT/TIME`` where ``config.out`` is None.
+    """The folder of a new run, made and with its config.json.
 
-    With ``config.overwrite`` the folder may hold an earlier run of the same experiment, whose files are then deleted.
-    No other file ever is: a folder with any file that the experiment does not write is refused.  A link to a folder
-    stays, and the folder's contents are replaced.
+    It is ``config.out``, or ``runs/EXPERIMENT/TIME`` where that is None.  With ``config.overwrite`` the files of an
+    earlier run of the same experiment are deleted first.  No other file is ever deleted: a folder with a file that the
+    experiment does not write is refused.  A link to a folder stays, and the folder's contents are replaced.
 
     Args:
+      experiment: the name of the experiment.
       config: the dataclass of the run's configuration, with ``out`` and ``overwrite``.
       files: a regular expression for all that the experiment writes, as paths within the folder.
-      inputs: what the run reads; a folder that holds one of them is not overwritten.
+      inputs: what the run reads; a folder that contains one of them is not overwritten.
+
+    Returns:
+      The path of the folder.
 
     Raises:
-      InputError: ``out`` cannot be written, holds something already and ``overwrite`` is not asked for, holds anything
-        but an earlier run, or is or contains the working directory or the home.
+      InputError: a folder that cannot be written, is not empty and may not be overwritten, or has files of another
+        kind; or one that contains the working directory or the home.
+
+    Examples:
+      >>> import tempfile
+      >>> from dataclasses import dataclass
+      >>> from pathlib import Path
+      >>> from rnn_jax import experiment
+      >>> @dataclass(frozen=True)
+      ... class Config:
+      ...     out: Path
+      ...     overwrite: bool = False
+      >>> with tempfile.TemporaryDirectory() as parent:
+      ...     folder = experiment.new_folder("example", Config(Path(parent) / "run"), files="metrics[.]csv")
+      ...     [path.name for path in folder.iterdir()]
+      ['config.json']
     """
     out: Path = config.out or Path("runs") / experiment / datetime.now().strftime("%Y%m%d-%H%M%S")
     try:
@@ -98,15 +141,47 @@ def new_folder(experiment: str, config: Any, files: str, inputs: Sequence[Path] 
 
 
 def write_config(folder: Path, experiment: str, config: Any) -> None:
-    """Write config.json: the experiment's name and its configuration."""
+    """Write config.json: the experiment's name and its configuration.
+
+    Args:
+      folder: an existing folder.
+      experiment: the name of the experiment.
+      config: the dataclass of the run's configuration.
+
+    Raises:
+      InputError: a file that cannot be written, or a full disk.
+
+    The example of ``read_config`` shows both.
+    """
     write_json(folder / "config.json", {"experiment": experiment, **dataclasses.asdict(config)})
 
 
 def read_config(folder: Path, experiment: str, config: type[Config]) -> Config:
     """The configuration of an earlier run.
 
+    Args:
+      folder: the folder of the run.
+      experiment: the name of the experiment.
+      config: the dataclass of the configuration.
+
+    Returns:
+      A ``config`` with the values of config.json.
+
     Raises:
       InputError: no folder of a run, a run of another experiment, or a value that the configuration cannot have.
+
+    Examples:
+      >>> import tempfile
+      >>> from dataclasses import dataclass
+      >>> from pathlib import Path
+      >>> from rnn_jax import experiment
+      >>> @dataclass(frozen=True)
+      ... class Config:
+      ...     steps: int = 100
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     experiment.write_config(Path(folder), "example", Config(steps=7))
+      ...     experiment.read_config(Path(folder), "example", Config).steps
+      7
     """
     file = folder / "config.json"
     require(file.is_file(), "resume", str(folder), "the folder of an earlier run")
@@ -124,13 +199,49 @@ def read_config(folder: Path, experiment: str, config: type[Config]) -> Config:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write a dataclass or a tree of plain values, readable, at once or not at all."""
+    """Write a dataclass or a tree of plain values as indented JSON, whole or not at all.
+
+    Args:
+      path: the file.
+      content: a dataclass, or dicts, lists, strings and numbers; anything else is written as its ``str``.
+
+    Raises:
+      InputError: a file that cannot be written, or a full disk.
+
+    Examples:
+      >>> import tempfile
+      >>> from pathlib import Path
+      >>> from rnn_jax import experiment
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     experiment.write_json(Path(folder) / "result.json", [1, 2])
+      ...     (Path(folder) / "result.json").read_text().split()
+      ['[', '1,', '2', ']']
+    """
     plain = dataclasses.asdict(content) if dataclasses.is_dataclass(content) else content  # type: ignore[arg-type]
     write_text(path, json.dumps(plain, indent=2, default=str) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file at once or not at all."""
+    """Write a file in UTF-8, whole or not at all.
+
+    The text goes to a file beside it first, which then replaces it.
+
+    Args:
+      path: the file.
+      text: its new content.
+
+    Raises:
+      InputError: a file that cannot be written, or a full disk.
+
+    Examples:
+      >>> import tempfile
+      >>> from pathlib import Path
+      >>> from rnn_jax import experiment
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     experiment.write_text(Path(folder) / "sample.txt", "to be")
+      ...     [path.name for path in Path(folder).iterdir()]
+      ['sample.txt']
+    """
     partial = path.with_name(path.name + ".partial")
     with writing(path):
         partial.write_text(text, encoding="utf-8")
@@ -139,7 +250,25 @@ def write_text(path: Path, text: str) -> None:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """A full disk, or a file that cannot be written, as an InputError that names the file and the cause."""
+    """A context in which an ``OSError`` becomes an InputError with the file and the cause.
+
+    A full disk is the usual case.
+
+    Args:
+      path: the file that is written in the context.
+
+    Raises:
+      InputError: instead of the ``OSError``.
+
+    Examples:
+      >>> from pathlib import Path
+      >>> from rnn_jax import experiment
+      >>> with experiment.writing(Path("plot.png")):  # doctest: +ELLIPSIS
+      ...     raise OSError(28, "No space left on device")
+      Traceback (most recent call last):
+      ...
+      rnn_jax.checks.InputError: out is 'plot.png', which cannot be written (No space left on device); ...
+    """
     try:
         yield
     except OSError as error:
@@ -148,7 +277,16 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def machine() -> dict[str, Any]:
-    """Where a figure was measured: processor, cores, device, versions."""
+    """Where a figure was measured: processor, cores, devices and versions.
+
+    Returns:
+      A dict of plain values, to be written with the figure.
+
+    Examples:
+      >>> from rnn_jax import experiment
+      >>> list(experiment.machine())[:4]
+      ['processor', 'cores', 'devices', 'python']
+    """
     packages = {}
     for name in ("jax", "jaxlib", "optax", "chex", "numpy"):
         try:

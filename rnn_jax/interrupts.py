@@ -1,4 +1,4 @@
-"""Signals that wait: what must not be cut in two, such as a training step, ends before it is interrupted."""
+"""Signals that wait until a training step, or other work that must not be cut in two, has ended."""
 
 import signal
 import threading

@@ -38,7 +38,33 @@ class Jacobian(NamedTuple):
 
 
 def of_step(cell: Cell, layer: Layer, s_prev: Units, s: Units, residual: Units) -> Jacobian:
-    """The Jacobian of the step that made ``s`` and ``residual`` of ``s_prev``, each array [B, H]."""
+    """The Jacobian of one step of one layer, from the cell's adjoint of the S unit vectors.
+
+    Choose it in a learning rule that goes forward in time, such as RTRL.  It costs S evaluations of the adjoint.
+
+    Args:
+      cell: the layer's cell.
+      layer: its parameters.
+      s_prev: s_{t−1}, S arrays [B, H].
+      s: s_t, as the step returned it for ``s_prev``; S arrays [B, H].
+      residual: as the step returned it, each [B, H].
+
+    Returns:
+      Jacobian: the blocks A, P, Q and R of every unit of every example.
+
+    Examples:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> import rnn_jax as rj
+      >>> from rnn_jax import jacobian
+      >>> cell = rj.elman("identity", leak=0.25)
+      >>> layer = rj.init_layer(cell, jax.random.key(0), inputs=3, hidden=1)
+      >>> s_prev, u = (jnp.ones((1, 1), jnp.float32),), jnp.ones((1, 1), jnp.float32)
+      >>> s, residual = rj.recurrence.step_forward(cell, layer, None, s_prev, u)
+      >>> blocks = jacobian.of_step(cell, layer, s_prev, s, residual)
+      >>> float(blocks.A[0, 0, 0, 0]), float(blocks.P[0, 0, 0, 0])  # 1 − α and α
+      (0.75, 0.25)
+    """
     chex.assert_equal_shape([*s_prev, *s])
     S, (B, H) = len(s), s[0].shape
     p = recurrence.own_parameters(layer, s[0])
@@ -56,7 +82,32 @@ def of_step(cell: Cell, layer: Layer, s_prev: Units, s: Units, residual: Units) 
 
 
 def push(cell: Cell, layer: Layer, jacobian: Jacobian, ds_prev: Units, du: Array | None = None) -> Units:
-    """The tangent of a step: ds_t, S arrays [B, H], from ds_{t−1} and du_t [B, G·H] (None: zero)."""
+    """The tangent of a step in state and input.
+
+        ds_t = A ds_{t−1} + Q dv_t + P du_t      dv_t = dh_{t−1} W
+
+    Args:
+      cell: the layer's cell.
+      layer: its parameters.
+      jacobian: as from ``of_step``.
+      ds_prev: ds_{t−1}, S arrays [B, H].
+      du: du_t [B, G·H]; None: zero.
+
+    Returns:
+      ds_t, S arrays [B, H].
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> import rnn_jax as rj
+      >>> from rnn_jax import jacobian
+      >>> cell, one = rj.elman("identity"), jnp.ones((1, 1))
+      >>> layer = rj.Layer(U=one, W=2 * one, b=jnp.zeros(1))
+      >>> s, residual = rj.recurrence.step_forward(cell, layer, None, (one,), one)
+      >>> blocks = jacobian.of_step(cell, layer, (one,), s, residual)
+      >>> (dh,) = jacobian.push(cell, layer, blocks, (one,))
+      >>> dh.tolist()  # dh_{t−1} W
+      [[2.0]]
+    """
     chex.assert_equal_shape(ds_prev)
     ds = jnp.einsum("kjbh,jbh->kbh", jacobian.A, jnp.stack(ds_prev))
     dv = recurrence.recurrent_product(cell, layer._replace(d=None), None, ds_prev[0])
@@ -67,7 +118,30 @@ def push(cell: Cell, layer: Layer, jacobian: Jacobian, ds_prev: Units, du: Array
 
 
 def pull(cell: Cell, layer: Layer, jacobian: Jacobian, delta_s: Units) -> StepAdjoint:
-    """The transpose of a step, ``StepAdjoint`` from δs_t, S arrays [B, H]; as ``recurrence.step_back``."""
+    """The transpose of a step, the same as ``recurrence.step_back``.
+
+        δs_{t−1} = Aᵀ δs_t, and δh_{t−1} += δv_t Wᵀ    δu_t = Pᵀ δs_t    δv_t = Qᵀ δs_t    δp = Rᵀ δs_t
+
+    Args:
+      cell: the layer's cell.
+      layer: its parameters.
+      jacobian: as from ``of_step``.
+      delta_s: δs_t, S arrays [B, H].
+
+    Returns:
+      StepAdjoint: δs_{t−1}; δz_t, or δu_t and δv_t; δp.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> import rnn_jax as rj
+      >>> from rnn_jax import jacobian
+      >>> cell, one = rj.elman("identity"), jnp.ones((1, 1))
+      >>> layer = rj.Layer(U=one, W=2 * one, b=jnp.zeros(1))
+      >>> s, residual = rj.recurrence.step_forward(cell, layer, None, (one,), one)
+      >>> blocks = jacobian.of_step(cell, layer, (one,), s, residual)
+      >>> jacobian.pull(cell, layer, blocks, (one,)).delta_s_prev[0].tolist()  # δz Wᵀ
+      [[2.0]]
+    """
     chex.assert_equal_shape(delta_s)
     delta = jnp.stack(delta_s)
     delta_s_prev, delta_u, delta_v, delta_p = (jnp.einsum("kjbh,kbh->jbh", block, delta) for block in jacobian)
@@ -78,12 +152,31 @@ def pull(cell: Cell, layer: Layer, jacobian: Jacobian, delta_s: Units) -> StepAd
 
 
 def layer_gradients(cell: Cell, layer: Layer, x: Array, h_prev: Array, adjoint: StepAdjoint) -> Layer:
-    """The gradient of a layer's parameters by one step, one for each example: every leaf has the batch in front.
+    """The gradient of a layer's parameters by one step, for each example apart.
+
+        dU = x_tᵀ δu_t    db = δu_t    dW = h_{t−1}ᵀ δv_t    dd = δv_t    dp = δp_t
 
     Args:
-      x: the step's inputs, tokens int [B] or floats [B, D].
+      cell: the layer's cell.
+      layer: its parameters.
+      x: the step's inputs, int tokens [B] or floats [B, D].
       h_prev: h_{t−1} as the step saw it, [B, H].
       adjoint: as from ``pull``.
+
+    Returns:
+      A Layer whose leaves have the batch first: U [B, D, G·H], W [B, H, G·H], b [B, G·H].
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> import rnn_jax as rj
+      >>> from rnn_jax import jacobian
+      >>> cell, one = rj.elman("identity"), jnp.ones((1, 1))
+      >>> layer = rj.Layer(U=one, W=2 * one, b=jnp.zeros(1))
+      >>> s, residual = rj.recurrence.step_forward(cell, layer, None, (one,), one)
+      >>> blocks = jacobian.of_step(cell, layer, (one,), s, residual)
+      >>> adjoint = jacobian.pull(cell, layer, blocks, (one,))
+      >>> jacobian.layer_gradients(cell, layer, one, 3 * one, adjoint).W.tolist()  # h_{t−1}ᵀ δz
+      [[[3.0]]]
     """
     delta_u, delta_v = adjoint.deltas[0], adjoint.deltas[-1]
     inputs = jax.nn.one_hot(x, layer.U.shape[0], dtype=delta_u.dtype) if x.ndim == 1 else x

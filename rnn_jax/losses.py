@@ -16,33 +16,63 @@ from rnn_jax.types import Array, Batch, Loss
 def softmax_cross_entropy() -> Loss:
     """Cross-entropy of a softmax over K classes with integer targets, in nats.
 
-    With ŷ = softmax(o) and the differences d_k = o_k − o_y to the target's logit, m = max(0, max_k d_k)::
+    With ŷ = softmax(o), the differences d_k = o_k − o_y to the target's logit, and m = max(0, max_k d_k):
 
         ℓ(o) = −log ŷ_y = log(1 + Σ_{k≠y} exp d_k) = m + log1p(Σ_{k≠y} exp(d_k − m) + expm1(−m))
         ∂ℓ/∂o_k = ŷ_k    (k ≠ y)
         ∂ℓ/∂o_y = −Σ_{k≠y} ŷ_k                          = ŷ_y − 1, derivation (3)
 
-    So written, nothing cancels where the prediction is right and confident, nor where all logits share a large offset:
-    value and error keep all their digits down to the smallest float, where log Σ_k exp(o_k) − o_y and ŷ_y − 1 are 0
-    from about the dtype's rounding on.  No exponential overflows.
+    This form subtracts no nearly equal numbers.  Value and error keep their digits for confident right predictions, and
+    for logits with a large common offset.  The usual log Σ_k exp(o_k) − o_y and ŷ_y − 1 are 0 below about the rounding
+    unit of the dtype.  No exponential overflows.
 
-    A target outside 0 … K−1 has no class: its loss and its error are NaN, never that of a neighbour.
+    A target outside 0 … K−1 has no class: its loss and its error are NaN.
 
-    Source: the gradient that vanishes early is "softmax collapse" in Prieto et al., *Grokking at the edge of numerical
-    stability*, ICLR (2025).
+    Choose it for tokens and classes.
+
+    Returns:
+      A Loss of logits float […, K] and targets int […].
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> import rnn_jax as rj
+      >>> loss = rj.softmax_cross_entropy()
+      >>> o, y = jnp.zeros((1, 4)), jnp.array([2])
+      >>> round(float(loss.value(o, y)[0]), 4)  # log 4
+      1.3863
+      >>> loss.error(o, y).tolist()
+      [[0.25, 0.25, -0.75, 0.25]]
+
+    Source: Prieto et al., *Grokking at the edge of numerical stability*, ICLR (2025), who call the gradient that
+    vanishes early "softmax collapse".
     """
     return Loss("softmax_cross_entropy", _cross_entropy, _cross_entropy_error, integer_targets=True)
 
 
 def squared_error() -> Loss:
-    """Half the squared distance over the K outputs: ℓ(o) = ½ Σ_k (o_k − y_k)², ∂ℓ/∂o = o − y; derivation (4)."""
+    """Half the squared distance over the K outputs, derivation (4).
+
+        ℓ(o) = ½ Σ_k (o_k − y_k)²      ∂ℓ/∂o = o − y
+
+    Choose it for real-valued targets.  It is in the squared unit of the target.
+
+    Returns:
+      A Loss of outputs and targets float […, K].
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> import rnn_jax as rj
+      >>> loss = rj.squared_error()
+      >>> loss.value(jnp.array([[1.0, 3.0]]), jnp.array([[0.0, 1.0]])).tolist()
+      [2.5]
+    """
     return Loss("squared_error", _half_square, _difference, integer_targets=False)
 
 
 def weighted_losses(loss: Loss, os: Array, ys: Array, mask: Array | None, weight: Array | None) -> Array:
     """The loss w ℓ(o) of each step, over any leading axes; zero where a step does not count.
 
-    The target of such a step, or of one of weight 0, is never looked at, neither here nor by autodiff of this.
+    The target of a masked step, or of a step of weight 0, is never read, neither here nor by autodiff of this function.
     """
     ys, share = _shares(ys, mask, weight)
     values = loss.value(os, ys)
@@ -60,9 +90,9 @@ def weighted_errors(loss: Loss, os: Array, ys: Array, mask: Array | None, weight
 
 
 def total_weight(batch: Batch) -> Array:
-    """The sum of the weights of the steps that count, in float32 at least: what a mean divides by.
+    """The sum of the weights of the steps that count, in float32 at least; a mean divides by it.
 
-    NaN where one of them is not a number or below 0.
+    It is NaN where a weight is NaN or below 0.
     """
     if batch.weight is None:
         count = math.prod(batch.xs.shape[:2]) if batch.mask is None else batch.mask.sum()
@@ -74,7 +104,7 @@ def total_weight(batch: Batch) -> Array:
 
 
 def _shares(ys: Array, mask: Array | None, weight: Array | None) -> tuple[Array, Array | None]:
-    """Targets, zero where nobody may look at them, and the weight of each step, zero there; None: 1 everywhere."""
+    """The targets, 0 where a step has no share, and the weight of each step, 0 there; None: 1 everywhere."""
     if mask is None and weight is None:
         return ys, None
     share = jnp.asarray(mask, jnp.float32) if weight is None else jnp.asarray(weight)

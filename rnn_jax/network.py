@@ -1,7 +1,7 @@
-"""The network whose gradient everything computes: stacked recurrent layers, a linear readout and a loss.
+"""The network: stacked recurrent layers, a linear readout and a loss.
 
-``h^l_t`` of layer l is the input of layer l+1; the readout is ``o_t = h_t V + c`` on the highest one; the loss is the
-sum ``L = Σ_t Σ_b w_t ℓ(o_t)`` over the steps that count, with weights w_t of 1 unless the batch gives others.
+The hidden states of layer l are the inputs of layer l+1.  The readout is ``o_t = h_t V + c`` of the highest layer.
+The loss is ``L = Σ_t Σ_b w_t ℓ(o_t)`` over the steps that count; the weights w_t are 1 unless the batch gives others.
 """
 
 import math
@@ -11,6 +11,7 @@ from typing import Literal, get_args
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import DTypeLike
 
 from rnn_jax import checks, stack
 from rnn_jax.losses import weighted_losses
@@ -22,22 +23,35 @@ from rnn_jax.types import Array, Batch, Cell, Layer, Network, Params, State
 Recurrent = Literal["uniform", "orthogonal", "identity"]
 
 
-def init(
-    network: Network, key: Array, recurrent: Recurrent = "uniform", dtype: jnp.dtype | type = jnp.float32
-) -> Params:
+def init(network: Network, key: Array, recurrent: Recurrent = "uniform", dtype: DTypeLike = jnp.float32) -> Params:
     """Draw the parameters of a network.
 
-    U is uniform in ±1/√D, V and W in ±1/√H; biases are zero, but for the cell's own values (an LSTM's forget gate
-    starts at 1).
+    U is uniform in ±1/√D, V and W are uniform in ±1/√H.  Biases are zero, except those that the cell sets: the forget
+    gate of an LSTM starts at 1.
 
     Args:
+      network: cells, sizes and loss.
       key: a PRNG key.
-      recurrent: W uniform as above; or "orthogonal", each gate's block drawn from the orthogonal group (the norm of h
-        is kept through time); or "identity", each block the identity (Le, Jaitly & Hinton 2015).
+      recurrent: how W is drawn: "uniform" as above; "orthogonal", each gate's block [H, H] from the orthogonal group,
+        which preserves the norm of h; "identity", each block the identity (Le, Jaitly & Hinton 2015).  In a diagonal
+        recurrence an orthogonal w is ±1, and the identity is 1.
       dtype: float64, float32 or bfloat16.
 
+    Returns:
+      Params: per layer U [D, G·H], W [H, G·H] and b [G·H], and what else its cell has; V [H, K] and c [K].
+
     Raises:
-      InputError: a network, an option or a dtype that cannot be served.
+      InputError: an invalid network, key, option or dtype.
+
+    Examples:
+      >>> import jax
+      >>> import rnn_jax as rj
+      >>> network = rj.Network(cells=(rj.lstm(),), inputs=3, hidden=4, outputs=2, loss=rj.squared_error())
+      >>> params = rj.init(network, jax.random.key(0))
+      >>> params.layers[0].W.shape, params.V.shape
+      ((4, 16), (4, 2))
+      >>> params.layers[0].b.reshape(4, 4)[1].tolist()  # b_f
+      [1.0, 1.0, 1.0, 1.0]
     """
     checks.check_network(network)
     checks.check_key(key, "key")
@@ -60,7 +74,7 @@ def init_layer(
     inputs: int,
     hidden: int,
     recurrent: Recurrent = "uniform",
-    dtype: jnp.dtype | type = jnp.float32,
+    dtype: DTypeLike = jnp.float32,
 ) -> Layer:
     """Draw the parameters of one layer, as ``init`` does, for ``unroll`` in a model of your own.
 
@@ -69,10 +83,21 @@ def init_layer(
       key: a PRNG key.
       inputs: D, the width of x_t or the size of the vocabulary.
       hidden: H.
-      recurrent, dtype: as in ``init``.
+      recurrent: how W is drawn, as in ``init``.
+      dtype: float64, float32 or bfloat16.
+
+    Returns:
+      Layer: U [D, G·H], W [H, G·H], b [G·H], and what else the cell has.
 
     Raises:
-      InputError: a cell, a size, an option or a dtype that cannot be served.
+      InputError: an invalid cell, size, key, option or dtype.
+
+    Examples:
+      >>> import jax
+      >>> import rnn_jax as rj
+      >>> layer = rj.init_layer(rj.gru(), jax.random.key(0), inputs=3, hidden=4, recurrent="identity")
+      >>> layer.U.shape, layer.W.shape, layer.d.shape
+      ((3, 12), (4, 12), (12,))
     """
     checks.check_cell(cell, "cell")
     for name, size in (("inputs", inputs), ("hidden", hidden)):
@@ -84,7 +109,28 @@ def init_layer(
 
 
 def initial_state(network: Network, params: Params, batch_size: int) -> State:
-    """The zero state: per layer, S arrays [B, H] of the parameters' dtype."""
+    """The zero state of a network.
+
+    Args:
+      network: cells, sizes and loss.
+      params: its parameters, whose dtype the state has.
+      batch_size: B.
+
+    Returns:
+      Per layer, S arrays [B, H]; the first one is h.
+
+    Raises:
+      InputError: an invalid network or batch size, or parameters that do not fit the network.
+
+    Examples:
+      >>> import jax
+      >>> import rnn_jax as rj
+      >>> network = rj.Network(cells=(rj.lstm(),), inputs=3, hidden=4, outputs=2, loss=rj.squared_error())
+      >>> state = rj.initial_state(network, rj.init(network, jax.random.key(0)), batch_size=5)
+      >>> h, c = state[0]
+      >>> h.shape, c.shape
+      ((5, 4), (5, 4))
+    """
     checks.check_network(network)
     checks.check_params(network, params)
     checks.check_int(batch_size, "batch_size")
@@ -92,7 +138,7 @@ def initial_state(network: Network, params: Params, batch_size: int) -> State:
 
 
 def zero_states(network: Network, batch_size: int, dtype: jnp.dtype) -> State:
-    """The zero state of a valid network."""
+    """The zero state of a valid network: per layer, S arrays [B, H]."""
     sizes = checks.layer_sizes(network)
     return tuple(zero_state(cell, batch_size, H, dtype) for cell, (_, H) in zip(network.cells, sizes, strict=True))
 
@@ -105,17 +151,38 @@ def apply(
     mask: Array | None = None,
     reset: Array | None = None,
 ) -> tuple[Array, State]:
-    """Run the network over a window: the logits ``os`` [T, B, K] and the state after it.
+    """Run the network over a window.
 
-    Plain JAX: ``jax.grad`` through it is autodiff, not the hand-written reverse.
+        h^l_t = cell(h^{l−1}_t, h^l_{t−1})     o_t = h_t V + c
+
+    It is plain JAX: ``jax.grad`` of it is autodiff, not the hand-written reverse.  For the gradient of the loss choose
+    ``value_and_grad(bptt(network))``; for the hand-written reverse in another model choose ``unroll``.
 
     Args:
-      state: as from ``initial_state`` or an earlier window.
+      network: cells, sizes and loss.
+      params: its parameters.
+      state: as from ``initial_state`` or from an earlier window.
       xs: int tokens [T, B] or floats [T, B, D].
-      mask, reset: bool [T, B] or None.
+      mask: bool [T, B] or None; a step that is False leaves the state as it is.
+      reset: bool [T, B] or None; the state is zero before a step that is True, if the step counts.
+
+    Returns:
+      The logits ``os`` [T, B, K], and the state after the window.
 
     Raises:
       InputError: parameters, state or inputs that do not fit the network.
+
+    Examples:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> import rnn_jax as rj
+      >>> network = rj.Network(cells=(rj.elman(),), inputs=3, hidden=4, outputs=2, loss=rj.squared_error())
+      >>> params = rj.init(network, jax.random.key(0))
+      >>> xs = jnp.ones((7, 5, 3), jnp.float32)  # [T, B, D]
+      >>> state = rj.initial_state(network, params, batch_size=5)
+      >>> os, state = jax.jit(rj.apply, static_argnums=0)(network, params, state, xs)
+      >>> os.shape
+      (7, 5, 2)
     """
     checks.check_network(network)
     checks.check_params(network, params)
@@ -127,7 +194,25 @@ def apply(
 
 
 def readout(params: Params, hs: Array) -> Array:
-    """The logits o = h V + c of any leading axes."""
+    """The logits o = h V + c, over any leading axes.
+
+    Args:
+      params: the parameters of a network.
+      hs: hidden states of the highest layer, […, H].
+
+    Returns:
+      Logits […, K].
+
+    Raises:
+      InputError: no Params, or hidden states of another width or dtype.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> import rnn_jax as rj
+      >>> params = rj.Params(layers=(), V=jnp.ones((3, 2)), c=jnp.ones(2))
+      >>> rj.network.readout(params, jnp.ones((1, 3))).tolist()
+      [[4.0, 4.0]]
+    """
     checks.require(isinstance(params, Params), "params", checks.describe(params), "the Params of a network")
     checks.check_array(params.V, "params.V", ("H", "K"), "float")
     (H, K), dtype = params.V.shape, params.V.dtype
@@ -137,12 +222,36 @@ def readout(params: Params, hs: Array) -> Array:
 
 
 def loss(network: Network, params: Params, state: State, batch: Batch) -> tuple[Array, State]:
-    """The loss of a window, the weighted sum over the steps that count and the batch, and the state after it.
+    """The loss of a window, and the state after it.
 
-    Plain JAX, so that ``jax.grad`` of it is the reference for every hand-written gradient.
+        L = Σ_t Σ_b w_t ℓ(o_t, y_t)      over the steps that count
+
+    It is plain JAX: ``jax.grad`` of it is the reference for every hand-written gradient.
+
+    Args:
+      network: cells, sizes and loss.
+      params: its parameters.
+      state: as from ``initial_state`` or from an earlier window.
+      batch: inputs and targets, with mask, resets and weights or None.
+
+    Returns:
+      The loss, a sum and not a mean, in float32 at least; and the state after the window.
 
     Raises:
       InputError: a batch, parameters or state that do not fit the network.
+
+    Examples:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> import rnn_jax as rj
+      >>> network = rj.Network(cells=(rj.elman(),), inputs=4, hidden=3, outputs=4, loss=rj.softmax_cross_entropy())
+      >>> params = jax.tree.map(jnp.zeros_like, rj.init(network, jax.random.key(0)))
+      >>> tokens = jnp.array([[0], [1], [2]])  # [T + 1, B]
+      >>> batch = rj.Batch(xs=tokens[:-1], ys=tokens[1:])
+      >>> state = rj.initial_state(network, params, batch_size=1)
+      >>> loss, state = jax.jit(rj.loss, static_argnums=0)(network, params, state, batch)
+      >>> round(float(loss), 4)  # 2 log 4
+      2.7726
     """
     checks.check_network(network)
     checks.check_window(network, params, state, batch)
@@ -150,7 +259,7 @@ def loss(network: Network, params: Params, state: State, batch: Batch) -> tuple[
 
 
 def window_loss(network: Network, params: Params, state: State, batch: Batch) -> tuple[Array, State]:
-    """``loss`` of arguments that are known to fit."""
+    """``loss`` without checks of its arguments."""
     hs, state = stack.forward(network, params, state, batch.xs, batch.mask, batch.reset)
     os = affine(hs, params.V, params.c)
     return weighted_losses(network.loss, os, batch.ys, batch.mask, batch.weight).sum(), state
@@ -159,18 +268,30 @@ def window_loss(network: Network, params: Params, state: State, batch: Batch) ->
 def per_step_losses(
     network: Network, os: Array, ys: Array, mask: Array | None = None, weight: Array | None = None
 ) -> Array:
-    """The weighted loss w ℓ(o) of any leading axes, in float32 at least; zero where a step does not count.
+    """The weighted loss w ℓ(o) of each step, over any leading axes; zero where a step does not count.
 
-    The target of such a step, or of one of weight 0, is never looked at, neither here nor by autodiff of this.
+    The target of a masked step, or of a step of weight 0, is never read, neither here nor by autodiff of this function.
 
     Args:
+      network: cells, sizes and loss.
       os: the logits […, K].
       ys: targets, int […] or floats […, K].
       mask: bool […] or None.
       weight: float […], 0 or more, or None.
 
+    Returns:
+      The losses […], in float32 at least.
+
     Raises:
       InputError: logits, targets, a mask or weights that do not fit the network and each other.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> import rnn_jax as rj
+      >>> network = rj.Network(cells=(rj.elman(),), inputs=1, hidden=1, outputs=1, loss=rj.squared_error())
+      >>> os, ys = jnp.array([[2.0], [2.0]]), jnp.array([[0.0], [jnp.nan]])
+      >>> rj.network.per_step_losses(network, os, ys, mask=jnp.array([True, False])).tolist()
+      [2.0, 0.0]
     """
     checks.check_network(network)
     axes = checks.check_rows(os, "os", network.outputs, "float")
@@ -180,20 +301,35 @@ def per_step_losses(
 
 
 def sample(network: Network, params: Params, key: Array, prime: Array, length: int, temperature: float = 1.0) -> Array:
-    """Draw tokens from a network of tokens, each fed back as the next input.
+    """Draw tokens from a network of tokens; each one is the next input.
+
+        token ~ softmax(o_t / temperature)
+
+    The prime is read in one pass.  Then each token takes one step of the network.
 
     Args:
+      network: a network whose inputs and outputs are one vocabulary.
+      params: its parameters.
       key: a PRNG key.
-      prime: int [T], at least one token, read first and not returned.
+      prime: int [T], at least one token, which is read first and not returned.
       length: how many tokens to draw; each length is compiled once.
-      temperature: logits are divided by it; 0 takes the likeliest token.
+      temperature: divides the logits; 0 takes the likeliest token.
 
     Returns:
       int32 [length].
 
     Raises:
-      InputError: an empty or foreign prime, a negative length or temperature, or a network whose inputs and outputs
-        are not one vocabulary.
+      InputError: an empty prime, a token outside the vocabulary, a negative length or temperature, or a network whose
+        inputs and outputs are not one vocabulary.
+
+    Examples:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> import rnn_jax as rj
+      >>> network = rj.Network(cells=(rj.elman(),), inputs=5, hidden=4, outputs=5, loss=rj.softmax_cross_entropy())
+      >>> params = rj.init(network, jax.random.key(0))._replace(c=jnp.array([0, 0, 0, 9, 0], jnp.float32))
+      >>> rj.sample(network, params, jax.random.key(1), prime=jnp.array([0]), length=4, temperature=0).tolist()
+      [3, 3, 3, 3]
     """
     checks.check_network(network)
     checks.check_params(network, params)
@@ -232,7 +368,7 @@ def _sample(
     return lax.scan(step, (state, logits), jax.random.split(key, length))[1]
 
 
-def _init_layer(cell: Cell, key: Array, D: int, H: int, recurrent: Recurrent, dtype: jnp.dtype | type) -> Layer:
+def _init_layer(cell: Cell, key: Array, D: int, H: int, recurrent: Recurrent, dtype: DTypeLike) -> Layer:
     G = len(cell.gates)
     U_key, W_key, *p_keys = jax.random.split(key, 2 + len(cell.parameters))
     return Layer(
@@ -247,7 +383,7 @@ def _init_layer(cell: Cell, key: Array, D: int, H: int, recurrent: Recurrent, dt
     )
 
 
-def _recurrent_weights(cell: Cell, key: Array, H: int, recurrent: Recurrent, dtype: jnp.dtype | type) -> Array | None:
+def _recurrent_weights(cell: Cell, key: Array, H: int, recurrent: Recurrent, dtype: DTypeLike) -> Array | None:
     """W [H, G·H]; of a diagonal recurrence [G·H], where an orthogonal one is of signs and the identity of ones."""
     G = len(cell.gates)
     if cell.recurrence == "none":
@@ -262,6 +398,6 @@ def _recurrent_weights(cell: Cell, key: Array, H: int, recurrent: Recurrent, dty
     return jnp.tile(jnp.eye(H, dtype=dtype), (1, G)) if recurrent == "identity" else _uniform(key, (H, G * H), H, dtype)
 
 
-def _uniform(key: Array, shape: tuple[int, ...], fan_in: int, dtype: jnp.dtype | type) -> Array:
+def _uniform(key: Array, shape: tuple[int, ...], fan_in: int, dtype: DTypeLike) -> Array:
     bound = fan_in**-0.5
     return jax.random.uniform(key, shape, dtype, -bound, bound)

@@ -1,7 +1,7 @@
 """One recurrent layer through time, and its hand-written reverse.
 
-The forward pass is a ``lax.scan`` of the cell's step; what does not depend on the previous step has left it,
-derivation (D2) and (D8)::
+The forward pass is a ``lax.scan`` of the cell's step.  What does not depend on the previous step is computed outside of
+it, derivation (D2) and (D8)::
 
     u_t = x_t U + b          one product (or gather) for all steps
     v_t = h_{t−1} W (+ d)    the one product inside of the loop
@@ -17,8 +17,8 @@ derivation (17), (10) to (13) and (21)::
 
 A "diagonal" recurrence has v_t = w ⊙ h_{t−1} for each gate, with one w a unit and gate; "none" has no v_t.
 
-A step whose ``mask`` is False holds the state and contributes nothing; a ``reset`` replaces s_{t−1} by zero before a
-step that counts, and cuts the gradient there.
+A step whose ``mask`` is False leaves the state as it is and contributes nothing.  A ``reset`` replaces s_{t−1} by zero
+before a step that counts, and cuts the gradient there.
 """
 
 import functools
@@ -50,7 +50,7 @@ Inputs = tuple[Array, Flags, Flags]
 
 
 class StepAdjoint(NamedTuple):
-    """What one step back gives."""
+    """What the adjoint of one step returns."""
 
     delta_s_prev: Units
     """∂L/∂s_{t−1}, the share through v included, S arrays [B, H]."""
@@ -61,7 +61,23 @@ class StepAdjoint(NamedTuple):
 
 
 def zero_state(cell: Cell, batch_size: int, hidden: int, dtype: Any = jnp.float32) -> Units:
-    """The initial state of a layer: S arrays of zeros [B, H]."""
+    """The zero state of a layer.
+
+    Args:
+      cell: ``elman()``, ``lstm()``, ``gru()`` or one of your own.
+      batch_size: B.
+      hidden: H.
+      dtype: of the state.
+
+    Returns:
+      S arrays [B, H]; the first one is h.
+
+    Examples:
+      >>> import rnn_jax as rj
+      >>> h, c = rj.zero_state(rj.lstm(), batch_size=2, hidden=3)
+      >>> h.shape, c.shape
+      ((2, 3), (2, 3))
+    """
     return tuple(jnp.zeros((batch_size, hidden), dtype) for _ in cell.states)
 
 
@@ -103,10 +119,10 @@ def forward_in_place(
     mask: Flags = None,
     reset: Flags = None,
 ) -> Trajectory:
-    """Run a layer over the n steps of xs, from s_start of the trajectory, and write what they leave behind it.
+    """Run a layer over the n steps of xs, from s_start of the trajectory, and write states and residuals into it.
 
-    The same as ``forward``, up to rounding, but each number is written once, where it stays; not for autodiff, which
-    would store a copy of everything for every step.
+    It computes the same as ``forward``, up to rounding, but writes each number once, in place.  It is not for autodiff,
+    which would store a copy of the whole trajectory at every step.
     """
     n, step = len(xs), partial(_scan_step, cell, layer, W_T)
     inputs = (project(layer, xs, mask), mask, reset)
@@ -219,7 +235,31 @@ def states_before(trajectory: Trajectory, start: Array | int, n: int, reset: Fla
 
 
 def step_forward(cell: Cell, layer: Layer, W_T: Array | None, s_prev: Units, u: Array) -> tuple[Units, Units]:
-    """One step of one layer from the input pre-activation u [B, G·H]: the next state, and the cell's residual."""
+    """One step of one layer, from the input pre-activation.
+
+        v_t = h_{t−1} W     s_t, residual = f(s_{t−1}, u_t + v_t)
+
+    Choose it in a learning rule that goes forward in time, one step after another.
+
+    Args:
+      cell: the layer's cell.
+      layer: its parameters.
+      W_T: Wᵀ as from ``transposed(cell, layer)``, for the product that is fastest on the platform; None: h W as it is.
+      s_prev: s_{t−1}, S arrays [B, H].
+      u: u_t [B, G·H], as from ``project(layer, xs)``.
+
+    Returns:
+      s_t, S arrays [B, H], and the cell's residual, each [B, H].
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> import rnn_jax as rj
+      >>> cell, one = rj.elman("identity"), jnp.ones((1, 1))
+      >>> layer = rj.Layer(U=one, W=2 * one, b=jnp.zeros(1))
+      >>> (h,), _ = rj.recurrence.step_forward(cell, layer, None, (one,), 3 * one)
+      >>> h.tolist()  # u + h W
+      [[5.0]]
+    """
     chex.assert_equal_shape(s_prev)
     chex.assert_equal_shape_prefix([u, s_prev[0]], 1)
     v = recurrent_product(cell, layer, W_T, s_prev[0])
@@ -230,7 +270,32 @@ def step_forward(cell: Cell, layer: Layer, W_T: Array | None, s_prev: Units, u: 
 def step_back(
     cell: Cell, layer: Layer, W_T: Array | None, s_prev: Units, s: Units, residual: Units, delta_s: Units
 ) -> StepAdjoint:
-    """The adjoint of ``step_forward``, of one step that was made by it."""
+    """The adjoint of ``step_forward``.
+
+        δs_{t−1}, δz_t = adjoint(δs_t)      δh_{t−1} += δv_t Wᵀ
+
+    Args:
+      cell: the layer's cell.
+      layer: its parameters.
+      W_T: Wᵀ as from ``transposed(cell, layer)``; it is needed where the recurrence is dense.
+      s_prev: s_{t−1}, S arrays [B, H].
+      s: s_t, as ``step_forward`` returned it.
+      residual: as ``step_forward`` returned it.
+      delta_s: δs_t, S arrays [B, H].
+
+    Returns:
+      StepAdjoint: δs_{t−1}; δz_t, or δu_t and δv_t; δp.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> import rnn_jax as rj
+      >>> cell, one = rj.elman("identity"), jnp.ones((1, 1))
+      >>> layer = rj.Layer(U=one, W=2 * one, b=jnp.zeros(1))
+      >>> s, residual = rj.recurrence.step_forward(cell, layer, None, (one,), one)
+      >>> adjoint = rj.recurrence.step_back(cell, layer, layer.W.T, (one,), s, residual, (one,))
+      >>> adjoint.delta_s_prev[0].tolist()  # δz Wᵀ
+      [[2.0]]
+    """
     chex.assert_equal_shape([*s_prev, *s])
     chex.assert_equal_shape(delta_s)
     p = own_parameters(layer, s_prev[0])
@@ -241,7 +306,7 @@ def step_back(
 
 
 def with_recurrent_share(cell: Cell, layer: Layer, W_T: Array | None, adjoint: StepAdjoint) -> StepAdjoint:
-    """The adjoint of a step through the units alone, with the share of δh_{t−1} that flows through v."""
+    """The adjoint of a step through the units alone, plus the share of δh_{t−1} that flows through v."""
     share = recurrent_adjoint(cell, layer, W_T, adjoint.deltas[-1])
     if share is None:
         return adjoint
@@ -250,7 +315,18 @@ def with_recurrent_share(cell: Cell, layer: Layer, W_T: Array | None, adjoint: S
 
 
 def project(layer: Layer, xs: Array, mask: Flags = None) -> Array:
-    """U = x U + b for all steps: rows of U for tokens, a product for floats; of a masked step whatever is in it."""
+    """Input pre-activations u = x U + b of all steps: rows of U for tokens, a product for floats.
+
+        u_t = x_t U + b
+
+    Args:
+      layer: its parameters.
+      xs: int tokens [T, B] or floats [T, B, D].
+      mask: bool [T, B] or None; a step that is False has the input 0, whatever is in ``xs``.
+
+    Returns:
+      [T, B, G·H].
+    """
     xs = zero_unless(mask, xs)
     return ops.add_bias(ops.take_rows(layer.U, xs), layer.b) if _are_tokens(xs) else ops.affine(xs, layer.U, layer.b)
 
@@ -263,25 +339,42 @@ def transposed(cell: Cell, layer: Layer) -> Array | None:
 def unroll(
     cell: Cell, layer: Layer, xs: Array, s0: Units | None = None, mask: Flags = None, reset: Flags = None
 ) -> tuple[Array, Units]:
-    """Run a layer over a window: ``(hs, s_T)``.  ``jax.grad`` through it uses the hand-written reverse.
+    """Run a layer over a window; ``jax.grad`` through it runs the hand-written reverse.
 
-    The drop-in recurrent layer for any JAX model: cotangents for the layer's parameters, float inputs and the initial
-    state; works under ``jit``, ``vmap`` and ``shard_map``, and can be exported for any batch size.  Reverse mode only,
-    as any ``custom_vjp``.
+        u_t = x_t U + b     v_t = h_{t−1} W     s_t = f(s_{t−1}, u_t + v_t)
+
+    Choose it as the recurrent layer of a model of your own, in plain JAX, flax or equinox.  It gives cotangents for the
+    layer's parameters, float inputs and the initial state.  It works under ``jit``, ``vmap`` and ``shard_map``, and can
+    be exported for any batch size.  As a ``custom_vjp`` it has no forward mode (``jax.jvp``).
+
+    An example costs O(H²) time a step and O(T·H) memory.
 
     Args:
       cell: ``elman()``, ``lstm()``, ``gru()`` or one of your own.
       layer: its parameters, as from ``init_layer``.
       xs: int tokens [T, B] or floats [T, B, D].
       s0: the initial state, S arrays [B, H]; None: zeros.
-      mask: bool [T, B] or None; a step that does not count holds the state.
-      reset: bool [T, B] or None; the state is zero before such a step, if it counts.
+      mask: bool [T, B] or None; a step that is False leaves the state as it is.
+      reset: bool [T, B] or None; the state is zero before a step that is True, if the step counts.
 
     Returns:
-      The hidden states [T, B, H] and the final state, S arrays [B, H].
+      The hidden states [T, B, H], and the final state, S arrays [B, H].
 
     Raises:
       InputError: a layer, inputs, flags or a state that do not fit the cell or each other.
+
+    Examples:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> import rnn_jax as rj
+      >>> cell, xs = rj.elman(), jnp.ones((6, 2, 3), jnp.float32)  # [T, B, D]
+      >>> layer = rj.init_layer(cell, jax.random.key(0), inputs=3, hidden=4)
+      >>> hs, (h,) = rj.unroll(cell, layer, xs)
+      >>> hs.shape, bool((hs[-1] == h).all())
+      ((6, 2, 4), True)
+      >>> grads = jax.grad(lambda layer: rj.unroll(cell, layer, xs)[0].sum())(layer)
+      >>> grads.W.shape
+      (4, 4)
     """
     B, H, dtype = check_layer_window(cell, layer, xs, s0, mask, reset)
     s0 = zero_state(cell, B, H, dtype) if s0 is None else s0
@@ -310,7 +403,7 @@ def _scan_step(
 
 
 def recurrent_product(cell: Cell, layer: Layer, W_T: Array | None, h: Array) -> Array | None:
-    """V = h W (+ d), [B, G·H]; None where there is no recurrence."""
+    """Recurrent pre-activations v = h W (+ d), [B, G·H]; None where there is no recurrence."""
     if layer.W is None:
         return None
     if cell.recurrence == "diagonal":
@@ -345,7 +438,7 @@ def _input_gradient(xs: Array, delta_us: Array, D: int) -> Array:
 
 
 def own_parameters(layer: Layer, like: Array) -> Units:
-    """The cell's own parameters, each as one number for every unit of every row."""
+    """The cell's own parameters, each broadcast to every row."""
     return tuple(jnp.broadcast_to(p[None], like.shape) for p in layer.p)
 
 

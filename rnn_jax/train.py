@@ -36,7 +36,7 @@ from rnn_jax.types import Algorithm, Array, Batch, Carry, Network, Params, State
 
 
 class TrainState(NamedTuple):
-    """All that a run carries from one step to the next, and all that a checkpoint holds."""
+    """All that a run carries from one step to the next, and all that a checkpoint contains."""
 
     params: Params
     optimiser: optax.OptState
@@ -45,12 +45,11 @@ class TrainState(NamedTuple):
     step: Array
     """How many updates were made, int32."""
     finite: Array
-    """False from the first step on that was not accepted, because of a number that is not finite; nothing has changed
-    since then."""
+    """False from the first step on that met a number that is not finite; nothing has changed since then."""
 
 
 class Metrics(NamedTuple):
-    """What one step tells, as scalars; or the means over several steps, as floats."""
+    """What one step reports, as scalars; or the means over several steps, as floats."""
 
     loss: Array | float
     """Mean over the steps that count, by their weights, before the update, in the loss's own unit (nats for
@@ -64,7 +63,7 @@ class Metrics(NamedTuple):
 
 
 class NonFiniteError(FloatingPointError):
-    """Training met a number that is not finite; ``state`` holds everything as it was before that step."""
+    """Training met a number that is not finite; ``state`` is the last good state."""
 
     def __init__(self, state: TrainState) -> None:
         self.state = state
@@ -84,8 +83,31 @@ def init_state(
 ) -> TrainState:
     """The state of a run before its first step.
 
-    It is a copy: a step donates its state, and neither ``params`` nor an array inside of the optimiser goes with it, so
-    both may start another run.
+    The arrays are copies, because a step donates its state.  ``params`` and the arrays inside of the optimiser stay
+    alive and may start another run.
+
+    Args:
+      algorithm: ``bptt(network)`` or another.
+      optimiser: any of optax that works on mean gradients, ``MultiSteps`` included.
+      params: as from ``init``.
+      batch_size: B of every window.
+      key: a PRNG key for a stochastic algorithm; the default is ``jax.random.key(0)``.
+
+    Returns:
+      TrainState at step 0, on the devices on which the algorithm puts its carry.
+
+    Raises:
+      InputError: no algorithm or optimiser, parameters that do not fit, or an invalid batch size or key.
+
+    Examples:
+      >>> import jax
+      >>> import optax
+      >>> import rnn_jax as rj
+      >>> network = rj.Network(cells=(rj.elman(),), inputs=4, hidden=3, outputs=4, loss=rj.softmax_cross_entropy())
+      >>> params = rj.init(network, jax.random.key(0))
+      >>> state = rj.train.init_state(rj.bptt(network), optax.sgd(0.1), params, batch_size=2)
+      >>> int(state.step), bool(state.finite)
+      (0, True)
     """
     transformation = _check_method(algorithm, optimiser)
     key = jax.random.key(0) if key is None else key
@@ -104,25 +126,47 @@ def init_state(
 
 
 def make_step(algorithm: Algorithm, optimiser: Optimiser, clip: optax.GradientTransformation | None = None) -> Step:
-    """One training step, jitted: gradient, mean over the steps that count by their weights, clip, optimiser.
+    """One training step, jitted: gradient, weighted mean, clip, optimiser.
 
-    The state passed in is donated: use the one returned.  A step is accepted only if loss and gradient are finite and
-    no finite number in the parameters, the optimiser's state or the carry becomes one that is not; otherwise the
-    state stays as it was, there and at every later step, and ``run`` raises.  A window of padding only leaves the
-    parameters and the optimiser's state as they were, and counts as a step.
+        g = Σ w ∂ℓ/∂θ / Σ w      θ ← θ + optimiser(clip(g))
 
-    On several CPU devices the step waits until it is done, since XLA's sum over them can deadlock when a step begins
-    before the last one has ended.  Inside of ``jit`` or ``lax.scan`` it is traced like any other function.
+    The state passed in is donated: use the one returned.
+
+    A step is accepted only if loss and gradient are finite, and no finite number of the state becomes one that is not.
+    Otherwise this step and all later ones leave the state as it was, and ``run`` raises.  A window of padding only
+    leaves parameters and optimiser as they were, and counts as a step.
+
+    On several CPU devices the step waits until it is done.  Otherwise XLA's sum over them can deadlock when the next
+    step begins.  Inside of ``jit`` or ``lax.scan`` it is traced like any other function.
 
     Args:
-      optimiser: any of optax that works on mean gradients, ``MultiSteps`` included.  Its ``update`` is also given
-        ``value`` and ``grad``, the mean loss and gradient, and ``value_fn``, the mean loss of other parameters on this
-        window, whose own gradient is the algorithm's: with these, line searches and ``polyak_sgd`` train too.
-      clip: a stateless transformation, such as ``optax.clip`` (elementwise) or ``clip_by_global_norm``.
+      algorithm: ``bptt(network)`` or another.
+      optimiser: any of optax that works on mean gradients, ``MultiSteps`` included.  Line searches and ``polyak_sgd``
+        work too: ``update`` also gets ``value`` and ``grad``, the mean loss and gradient, and ``value_fn``.  That is
+        the mean loss of other parameters on this window; its gradient is the algorithm's.
+      clip: a stateless transformation, such as ``optax.clip`` (elementwise) or ``clip_by_global_norm``.  It is apart
+        from the optimiser so that ``Metrics.clipped`` can report it.
+
+    Returns:
+      A function ``(state, batch) -> (state, metrics)``.
 
     Raises:
-      InputError: an optimiser or a clip that is none; when called, a state or batch that does not fit, or an optimiser
-        whose update fails on what it is given.
+      InputError: no optimiser or clip of optax; when called, a state or batch that does not fit, or an optimiser whose
+        update fails.
+
+    Examples:
+      >>> import jax
+      >>> import optax
+      >>> import rnn_jax as rj
+      >>> network = rj.Network(cells=(rj.elman(),), inputs=4, hidden=3, outputs=4, loss=rj.softmax_cross_entropy())
+      >>> params = rj.init(network, jax.random.key(0))
+      >>> algorithm, optimiser = rj.bptt(network), optax.sgd(0.1)
+      >>> state = rj.train.init_state(algorithm, optimiser, params, batch_size=2)
+      >>> tokens = jax.random.randint(jax.random.key(1), (6, 2), 0, 4)  # [T + 1, B]
+      >>> step = rj.train.make_step(algorithm, optimiser, clip=rj.train.clip_by_global_norm(1.0))
+      >>> state, metrics = step(state, rj.Batch(xs=tokens[:-1], ys=tokens[1:]))
+      >>> int(state.step), float(metrics.weight)  # 5 steps of 2 examples
+      (1, 10.0)
     """
     transformation = _check_method(algorithm, optimiser)
     if clip is not None:
@@ -174,33 +218,50 @@ def make_step(algorithm: Algorithm, optimiser: Optimiser, clip: optax.GradientTr
 def run(
     step: Step, state: TrainState, batch_at: Callable[[int], Batch], steps: int, every: int = 1, chunk: int = 1
 ) -> Iterator[tuple[TrainState, Metrics]]:
-    """Train up to step number ``steps``, from wherever ``state`` stands, and report.
+    """Train until ``state.step`` is ``steps``, and report.
 
-    Whatever ends the loop, the caller has a live state: where ``batch_at`` or a step raises, or a signal such as Ctrl-C
-    arrives, the step under way is finished, the steps since the last report are reported, and then the error is raised
-    or the signal delivered.  A second signal is delivered at once.  Only a step that fails after it has
-    donated the state leaves none.
+    After every end the caller has a live state.  Where ``batch_at`` or a step raises, or a signal such as Ctrl-C
+    arrives, the step under way is finished.  The steps since the last report are reported; then the error is raised or
+    the signal delivered.  A second signal is delivered at once.  Only a step that fails after it has donated the state
+    leaves none.
 
-    With ``chunk`` above 1 the windows of that many steps are stacked, and one compiled ``lax.scan`` makes the steps.
-    The steps are the same, and small ones are much faster, since Python is entered once a chunk.  The steps under way
-    are then those of the chunk; where ``batch_at`` raises or a signal arrives between its windows, the steps before it
-    are made as a shorter chunk.  After a second signal they are not made.
+    Choose ``chunk`` above 1 for small steps, since Python is then entered once a chunk.  The windows of a chunk are
+    stacked, and one compiled ``lax.scan`` makes the steps; they are the same steps.  The steps under way are then those
+    of the chunk.  Where ``batch_at`` raises or a signal arrives between its windows, the steps before it are made as a
+    shorter chunk.  After a second signal they are not made.
 
     Args:
       step: from ``make_step``, or a function around it, which JAX traces where ``chunk`` is above 1.
-      batch_at: the window of each step, a pure function of the step's number, so that a resumed run sees the same ones.
+      state: as from ``init_state`` or ``checkpoint.restore``.
+      batch_at: the window of each step, a pure function of the step's number, so a resumed run sees the same windows.
+      steps: the number of the last step, counted from the start of training.
       every: how many steps a report spans.
-      chunk: the most steps that are made at once.  A chunk ends where a report does, so ``every`` is best a multiple of
-        it: each length of a chunk is compiled once.  All windows of a chunk have the same shapes.
+      chunk: the most steps made at once.  Each length of a chunk is compiled once, and a chunk ends where a report
+        does, so ``every`` is best a multiple of it.  All windows of a chunk have the same shapes.
 
     Yields:
-      ``(state, metrics)`` with the metrics averaged over the steps since the last report, windows of padding only left
-      out (NaN if there is nothing else).  The state is donated to the next step: save or copy what is to be kept
+      ``(state, metrics)``, with the metrics averaged over the steps since the last report.  The average leaves out
+      windows of padding only, and is NaN if there is nothing else.  The next step donates the state: save or copy it
       before asking for the next report.
 
     Raises:
-      NonFiniteError: carries the step and the last good state.
-      InputError: an argument that cannot be served, or two windows of a chunk that differ in structure, shape or dtype.
+      NonFiniteError: a number that is not finite; it has the step and the last good state.
+      InputError: an invalid argument, or two windows of a chunk that differ in structure, shape or dtype.
+
+    Examples:
+      >>> import jax
+      >>> import optax
+      >>> import rnn_jax as rj
+      >>> network = rj.Network(cells=(rj.elman(),), inputs=2, hidden=4, outputs=2, loss=rj.softmax_cross_entropy())
+      >>> params = rj.init(network, jax.random.key(0))
+      >>> algorithm, optimiser = rj.bptt(network), optax.sgd(0.1)
+      >>> state = rj.train.init_state(algorithm, optimiser, params, batch_size=2)
+      >>> step = rj.train.make_step(algorithm, optimiser)
+      >>> ones, losses = jax.numpy.ones((5, 2), int), []
+      >>> for state, metrics in rj.train.run(step, state, lambda index: rj.Batch(ones, ones), steps=20, every=10):
+      ...     losses.append(metrics.loss)
+      >>> int(state.step), losses[1] < losses[0]
+      (20, True)
     """
     for name, function in (("step", step), ("batch_at", batch_at)):
         require(callable(function), name, describe(function), "a function")
@@ -326,10 +387,28 @@ def _waited(state: TrainState, metrics: Metrics) -> tuple[TrainState, Metrics]:
 def evaluate(network: Network, params: Params, batches: Iterable[Batch]) -> float:
     """The mean loss over the steps that count, by their weights, with state carried from batch to batch.
 
-    In nats for cross-entropy.
+        Σ w ℓ(o) / Σ w      in nats for cross-entropy; bits are nats / log 2
+
+    Args:
+      network: cells, sizes and loss.
+      params: its parameters.
+      batches: windows in order, such as ``data.evaluation_windows``.
+
+    Returns:
+      The mean, a float.
 
     Raises:
       InputError: parameters or a batch that do not fit the network, or no step that counts.
+
+    Examples:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> import rnn_jax as rj
+      >>> network = rj.Network(cells=(rj.elman(),), inputs=4, hidden=3, outputs=4, loss=rj.softmax_cross_entropy())
+      >>> params = jax.tree.map(jnp.zeros_like, rj.init(network, jax.random.key(0)))
+      >>> tokens = jnp.zeros((6, 2), int)
+      >>> round(rj.train.evaluate(network, params, [rj.Batch(tokens, tokens)]), 4)  # log 4
+      1.3863
     """
     check_network(network)
     check_params(network, params)
@@ -349,18 +428,52 @@ def evaluate(network: Network, params: Params, batches: Iterable[Batch]) -> floa
 
 
 def global_norm(tree: Any) -> Array:
-    """The Euclidean norm of all leaves, m ‖g / m‖ with m = max |g|, which overflows only where the norm itself does."""
+    """The Euclidean norm of all leaves.
+
+        ‖g‖ = m ‖g / m‖      m = max |g|
+
+    So computed, it overflows only where the norm itself does.
+
+    Args:
+      tree: float arrays.
+
+    Returns:
+      A scalar, in float32 at least.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> import rnn_jax as rj
+      >>> norm = rj.train.global_norm({"U": jnp.array([3e30]), "W": jnp.array([-4e30])})
+      >>> round(float(norm) / 1e30, 4)
+      5.0
+    """
     largest, norm = _largest_and_norm(tree)
     return largest * norm
 
 
 def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
-    """``optax.clip_by_global_norm``, right also for finite gradients whose sum of squares overflows.
+    """Clip the norm of a whole gradient, as ``optax.clip_by_global_norm`` does, without overflow.
 
-    Where ‖g‖ > max_norm, g becomes max_norm (g / m) / ‖g / m‖ with m = max |g|.
+        g ← max_norm (g / m) / ‖g / m‖      where ‖g‖ > max_norm,  m = max |g|
+
+    It is right also for finite gradients whose sum of squares overflows.
+
+    Args:
+      max_norm: the largest norm, in the unit of the gradient.
+
+    Returns:
+      A stateless transformation of optax.
 
     Raises:
       InputError: a norm that is not a positive number.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> import rnn_jax as rj
+      >>> clip = rj.train.clip_by_global_norm(1.0)
+      >>> clipped, _ = clip.update(jnp.array([3.0, -4.0]), clip.init(None))
+      >>> [round(float(g), 4) for g in clipped]
+      [0.6, -0.8]
     """
     check_number(max_norm, "max_norm", 1e-30, np.inf, "a positive number")
 

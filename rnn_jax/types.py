@@ -34,7 +34,13 @@ through the unit itself; the share through ``v = h_prev W`` is added by ``recurr
 
 
 class Parameter(NamedTuple):
-    """A parameter of a cell's own: one number p a unit, drawn uniformly from [low, high]."""
+    """A parameter of a cell's own: one number p a unit, drawn uniformly from [low, high].
+
+    Examples:
+      >>> import rnn_jax as rj
+      >>> rj.lstm(peepholes=True).parameters[0]
+      Parameter(name='p_i', low=-0.1, high=0.1)
+    """
 
     name: str
     low: float
@@ -45,9 +51,18 @@ Recurrence = Literal["dense", "diagonal", "none"]
 
 
 class Cell(NamedTuple):
-    """A recurrent cell, unit by unit: ``s_t, residual = step(s_{t-1}, z_t)`` and its hand-written adjoint.
+    """A recurrent cell, unit by unit: a step and its hand-written adjoint.
 
-    Every matrix product is outside: ``z_t = u_t + v_t``, ``u_t = x_t U + b``, ``v_t = h_{t-1} W``; ``h_t = s_t[0]``.
+        s_t, residual = step(s_{t−1}, z_t)      z_t = u_t + v_t    u_t = x_t U + b    v_t = h_{t−1} W    h_t = s_t[0]
+
+    The step has no matrix product: products, time, batch and masks are written once, for every cell.  Make one to add a
+    cell of your own, and prove it with ``testing.check_cell``.
+
+    Examples:
+      >>> import rnn_jax as rj
+      >>> cell = rj.gru()
+      >>> cell.name, cell.states, cell.gates
+      ('gru', ('h',), ('r', 'z', 'n'))
     """
 
     name: str
@@ -62,7 +77,7 @@ class Cell(NamedTuple):
     recurrent_bias: bool = False
     """Whether v has a bias d of its own (needed only where u and v do not enter as their sum)."""
     separate: bool = False
-    """Whether step and adjoint see u and v apart, and not only their sum z."""
+    """Whether step and adjoint get u and v apart, instead of their sum z."""
     parameters: tuple[Parameter, ...] = ()
     """The cell's own parameters, such as peephole weights or time constants."""
     recurrence: Recurrence = "dense"
@@ -72,7 +87,13 @@ class Cell(NamedTuple):
 class Loss(NamedTuple):
     """A loss of one time step and its hand-written error, both over any leading axes.
 
-    ``value(o, y)`` is ℓ(o_t) [...], ``error(o, y)`` is ∂ℓ/∂o_t [..., K], for logits ``o`` [..., K].
+    ``value(o, y)`` is ℓ(o_t) […], and ``error(o, y)`` is ∂ℓ/∂o_t […, K], for logits ``o`` […, K].  Make one to add a
+    loss of your own, and prove it with ``testing.check_loss``.
+
+    Examples:
+      >>> import rnn_jax as rj
+      >>> rj.squared_error().integer_targets
+      False
     """
 
     name: str
@@ -83,7 +104,18 @@ class Loss(NamedTuple):
 
 
 class Network(NamedTuple):
-    """What is differentiated: stacked cells, a linear readout and a loss.  Static, hashable; parameters live apart."""
+    """What is differentiated: stacked cells, a linear readout and a loss.
+
+    It is static and hashable; the parameters are a separate pytree.
+
+    Examples:
+      >>> import rnn_jax as rj
+      >>> network = rj.Network(
+      ...     cells=(rj.lstm(), rj.gru()), inputs=10, hidden=(8, 4), outputs=10, loss=rj.softmax_cross_entropy()
+      ... )
+      >>> [cell.name for cell in network.cells]
+      ['lstm', 'gru']
+    """
 
     cells: tuple[Cell, ...]
     """One cell a layer, the lowest first."""
@@ -122,7 +154,16 @@ class Params(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """A window of a sequence, time first."""
+    """A window of a sequence, time first.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> import rnn_jax as rj
+      >>> tokens = jnp.zeros((6, 2), jnp.int32)  # [T + 1, B]
+      >>> batch = rj.Batch(xs=tokens[:-1], ys=tokens[1:])
+      >>> batch.xs.shape, batch.mask is None
+      ((5, 2), True)
+    """
 
     xs: Array
     """Inputs: int tokens [T, B] or floats [T, B, D]."""
@@ -134,11 +175,18 @@ class Batch(NamedTuple):
     """bool [T, B]: the state is set to zero before the step, if the step counts.  None: never."""
     weight: Array | None = None
     """float [T, B] ≥ 0: the share of the step's loss in the sum.  At 0 the state advances and the target is never
-    looked at: it may be −100 or NaN.  None: 1 everywhere."""
+    read: it may be −100 or NaN.  None: 1 everywhere."""
 
 
 class Exact(NamedTuple):
-    """The claim that the gradient equals autodiff's, up to rounding."""
+    """The claim that the gradient equals autodiff's, up to rounding.
+
+    Examples:
+      >>> import rnn_jax as rj
+      >>> network = rj.Network(cells=(rj.elman(),), inputs=3, hidden=4, outputs=2, loss=rj.squared_error())
+      >>> isinstance(rj.bptt(network).claim, rj.Exact)
+      True
+    """
 
     across_windows: bool = False
     """True: windows of any lengths add up to the gradient of the whole sequence.  False: each window's gradient is
@@ -146,7 +194,12 @@ class Exact(NamedTuple):
 
 
 class Unbiased(NamedTuple):
-    """The claim that the gradient's mean over the algorithm's own randomness is the gradient of the whole sequence."""
+    """The claim that the gradient is right in the mean over the algorithm's own randomness.
+
+        E[dθ] = the gradient of the whole sequence
+
+    ``testing.check_algorithm`` enumerates all outcomes, or tests the mean statistically.
+    """
 
     enumerate: Callable[[Network, int, int], tuple[Callable[[Any], dict[str, Any]], Any]] | None = None
     """``(network, T, B) -> (settings, noise)``: all outcomes of the randomness of T steps, equally likely, stacked on
@@ -176,11 +229,11 @@ Claim = Exact | Unbiased | Biased
 
 
 class Carry(NamedTuple):
-    """What an algorithm carries from window to window, told apart by what it belongs to.
+    """What an algorithm carries from window to window, in three parts by what each belongs to.
 
-    What a step does to each part, whatever the algorithm: a masked step leaves all as it is, and its reset is ignored;
-    a reset makes ``recurrent``, influences and traces zero before the step, while keys go on; a step of weight 0
-    advances everything, but has no error of its own.
+    A step does the same to each part, whatever the algorithm.  A masked step leaves everything as it is, and its reset
+    is ignored.  A reset sets ``recurrent``, influences and traces to zero before the step; keys go on.  A step of
+    weight 0 advances everything, but has no error of its own.
     """
 
     recurrent: State
@@ -192,7 +245,7 @@ class Carry(NamedTuple):
 
 
 class Estimate(NamedTuple):
-    """What an update gives: sums over the steps that count and the batch, never means."""
+    """What an update returns: sums over the steps that count and the batch, never means."""
 
     loss: Array
     """In float32 at least."""
@@ -221,11 +274,24 @@ class Update(Protocol):
 class Algorithm(NamedTuple):
     """A way to compute the gradient of a network's loss, window by window, as two pure functions.
 
-    Loss and gradients are weighted sums over the valid steps and the batch, so windows, shards and micro-batches add
-    up.  ``lax.scan(partial(update, params), carry, windows)`` runs it over stacked windows.
+        init(params, batch_size, key) -> carry
+        update(params, carry, batch) -> (carry, estimate)
+
+    Loss and gradients are weighted sums over the valid steps and the batch, so those of windows, devices and
+    micro-batches add up.  ``lax.scan(partial(update, params), carry, windows)`` runs it over stacked windows.
+
+    Examples:
+      >>> import jax
+      >>> import rnn_jax as rj
+      >>> network = rj.Network(cells=(rj.elman(),), inputs=4, hidden=3, outputs=4, loss=rj.softmax_cross_entropy())
+      >>> params = rj.init(network, jax.random.key(0))
+      >>> init, update, claim = rj.bptt(network)
+      >>> carry = init(params, batch_size=2)
+      >>> carry.recurrent[0][0].shape  # h of the first layer
+      (2, 3)
     """
 
     init: Init
     update: Update
     claim: Claim = Exact()
-    """What its gradient is; ``testing.check_algorithm`` tests just that."""
+    """What its gradient is; ``testing.check_algorithm`` tests exactly this."""

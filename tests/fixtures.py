@@ -17,11 +17,13 @@ __all__ = [
     "assert_same",
     "cells",
     "cells_marked",
+    "every_cell",
     "exact_algorithms",
     "make_batch",
     "make_network",
     "make_params",
     "make_state",
+    "marked",
     "update_of",
 ]
 
@@ -31,18 +33,32 @@ EXACT = {
     for name, algorithm in ALGORITHMS.items()
     if isinstance(algorithm(make_network(CELLS["elman"])).claim, rj.Exact)
 }
+
+
 EACH_KIND = ("elman", "lstm-peepholes", "gru", "indrnn", "min_gru")
 """Every recurrence, one and two state values, both kinds of adjoint, and parameters of a cell's own."""
 
 
 def cells_marked(*fast):
-    """All cells, with those outside of ``fast`` in the slow set."""
-    marks = {name: [] if name in fast else [pytest.mark.slow] for name in CELLS}
+    """All cells: those of ``fast``, one of each kind in the slow set, and the others in the exhaustive one."""
+    marks = {name: [pytest.mark.slow if name in EACH_KIND else pytest.mark.exhaustive] for name in CELLS}
+    marks |= {name: [] for name in fast}
     every = [pytest.param(cell, id=name, marks=marks[name]) for name, cell in CELLS.items()]
     return pytest.mark.parametrize("cell", every)
 
 
-cells = cells_marked(*EACH_KIND)
+def marked(values, fast):
+    """The values of a parameter, or of several in a row, with those outside of ``fast`` in the slow set."""
+    rows = [value if isinstance(value, tuple) else (value,) for value in values]
+    return [
+        pytest.param(*row, marks=[] if value in fast else [pytest.mark.slow], id="-".join(map(str, row)))
+        for value, row in zip(values, rows, strict=True)
+    ]
+
+
+every_cell = cells_marked(*CELLS)
+cells = cells_marked("gru")
+"""The GRU has all that a cell may have, but for a second state value and parameters of its own; the rest is slow."""
 algorithms = pytest.mark.parametrize("algorithm", ALGORITHMS.values(), ids=ALGORITHMS)
 exact_algorithms = pytest.mark.parametrize("algorithm", EXACT.values(), ids=EXACT)
 

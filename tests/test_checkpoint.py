@@ -16,6 +16,8 @@ import pytest
 import rnn_jax as rj
 from rnn_jax import checkpoint, train
 
+pytestmark = pytest.mark.usefixtures("as_users_compile")
+
 NETWORK = rj.Network((rj.elman(),), 3, 2, 3, rj.softmax_cross_entropy())
 ADAM = optax.adam(0.01)
 

@@ -24,6 +24,7 @@ def with_devices(count, code):
     return done.stdout
 
 
+@pytest.mark.slow
 def test_equals_one_device():
     """Every cell, masks and resets, two windows with carried state, four devices: loss, gradients and state."""
     with_devices(
@@ -74,6 +75,7 @@ assert_close(*ended, 1e-10)
     )
 
 
+@pytest.mark.slow
 def test_chunks_are_bitwise_the_steps_made_one_by_one():
     """Over two devices, from windows on the host; the second chunk is not compiled anew."""
     with_devices(
@@ -134,6 +136,7 @@ def test_one_device_is_the_algorithm_itself():
     assert rj.data_parallel(algorithm, jax.devices()[:1]) is algorithm
 
 
+@pytest.mark.slow
 def test_a_loop_of_the_users_own_ends():
     """It waits for nothing; without the step's own wait, XLA's sum over CPU devices deadlocks or is aborted."""
     printed = with_devices(
@@ -156,6 +159,7 @@ print(int(state.step), bool(state.finite))
     assert printed.split() == ["300", "True"]
 
 
+@pytest.mark.slow
 def test_rules_with_feedback_keys_and_a_learned_predictor_may_be_split():
     """H = B, where feedback weights [H, K] have as many rows as the batch: on two devices, and in two parts."""
     with_devices(

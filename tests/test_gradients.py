@@ -1,7 +1,6 @@
 """The hand-written gradient equals ``jax.grad``: every cell, depth, dtype, mask, reset, state, length and split."""
 
 import functools
-import itertools
 
 import chex
 import jax
@@ -13,11 +12,13 @@ from fixtures import (
     assert_close,
     assert_same,
     cells,
+    every_cell,
     exact_algorithms,
     make_batch,
     make_network,
     make_params,
     make_state,
+    marked,
     update_of,
 )
 from jax.test_util import check_grads
@@ -37,13 +38,11 @@ def both(network, params, state, batch, **options):
 
 EVERY_RUN = {(1, "float64", 1, 1), (1, "float64", 200, 8), (3, "float64", 13, 4), (3, "float32", 13, 8)}
 """Corners of the grid, several segments (T = 200) and rows that fill a vector (B = 8) among them; the rest is slow."""
-GRID = [
-    pytest.param(*case, marks=[] if case in EVERY_RUN else pytest.mark.slow)
-    for case in itertools.product([1, 3], ["float64", "float32"], [1, 2, 13, 200], [1, 4, 8])
-]
+SHAPES = [(1, 1), (2, 4), (13, 4), (13, 8), (200, 1), (200, 8)]
+GRID = [(depth, dtype, *shape) for depth in (1, 3) for dtype in ("float64", "float32") for shape in SHAPES]
 
 
-@pytest.mark.parametrize(("depth", "dtype", "T", "B"), GRID)
+@pytest.mark.parametrize(("depth", "dtype", "T", "B"), marked(GRID, EVERY_RUN))
 @cells
 def test_bptt_equals_autodiff(cell, depth, dtype, T, B):
     network = make_network(cell, depth)
@@ -66,7 +65,7 @@ def test_bptt_equals_autodiff(cell, depth, dtype, T, B):
         assert_close(after, expected_after, TOLERANCE[dtype])
 
 
-@pytest.mark.parametrize("depth", [1, 2])
+@pytest.mark.parametrize("depth", marked([1, 2], [2]))
 @cells
 def test_bfloat16(cell, depth):
     network = make_network(cell, depth)
@@ -77,9 +76,10 @@ def test_bfloat16(cell, depth):
     chex.assert_trees_all_equal_shapes_and_dtypes(grads, params)
 
 
-@pytest.mark.parametrize(
-    ("segment", "mask", "reset"), [(1, 1, 1), (4, 0, 0), (4, 1, 0), (4, 0, 1), (4, 1, 1), (13, 1, 1), (50, 0, 1)]
-)
+SEGMENTS = [(1, 1, 1), (4, 0, 0), (4, 1, 0), (4, 0, 1), (4, 1, 1), (13, 1, 1), (50, 0, 1)]
+
+
+@pytest.mark.parametrize(("segment", "mask", "reset"), marked(SEGMENTS, {(4, 1, 1), (50, 0, 1)}))
 @cells
 def test_any_segment_float_inputs_and_squared_error(cell, segment, mask, reset):
     network = make_network(cell, 2, inputs=3, outputs=4, loss=rj.squared_error())
@@ -90,7 +90,7 @@ def test_any_segment_float_inputs_and_squared_error(cell, segment, mask, reset):
     assert_same(ours, reference, 1e-12)
 
 
-@pytest.mark.parametrize("segment", [None, 1, 7])
+@pytest.mark.parametrize("segment", marked([None, 1, 7], [7]))
 @cells
 def test_recomputed(cell, segment):
     network = make_network(cell, 2)
@@ -138,7 +138,7 @@ def test_recomputing_keeps_the_borders_only():
     assert ours <= 0.08 * reference
 
 
-@cells
+@every_cell
 def test_adjoint_equals_vjp_of_the_step(cell):
     rng = np.random.default_rng(0)
 

@@ -6,6 +6,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from fixtures import (
     CELLS,
     assert_close,
@@ -46,6 +47,7 @@ def added(results):
     return jax.tree.map(lambda *leaves: sum(leaves), *results)
 
 
+@pytest.mark.slow
 @ten
 @given(
     cell=st.sampled_from(list(CELLS.values())),
@@ -66,6 +68,7 @@ def test_bptt_equals_autodiff(cell, depth, T, B, options, mask, reset, dtype, se
     assert_close(state, expected_state, TOLERANCE)
 
 
+@pytest.mark.slow
 @ten
 @given(
     cell=st.sampled_from(list(CELLS.values())),
@@ -88,6 +91,7 @@ def test_padded_steps_change_nothing(cell, at, tokens, resets, seed):
     assert_close(padded_after, after, TOLERANCE)
 
 
+@pytest.mark.slow
 @ten
 @given(
     cell=st.sampled_from(list(CELLS.values())),

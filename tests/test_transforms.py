@@ -10,6 +10,7 @@ from test_data_parallel import with_devices
 import rnn_jax as rj
 
 
+@pytest.mark.slow
 def test_unroll_inside_shard_map_with_its_default_checks():
     """Each cotangent is that of one device: summed over the devices where its primal is the same on all of them."""
     with_devices(
@@ -63,6 +64,7 @@ def test_unroll_is_exported_for_any_batch(cell):
         assert_close(exported.call(*arguments), jax.jit(gradient)(*arguments), 1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("floats", [False, True], ids=["tokens", "floats"])
 @cells
 def test_good_data_make_no_nan_anywhere(cell, floats):

@@ -22,6 +22,6 @@ CELLS: dict[str, Cell] = {
     "min_gru": min_gru(),
     "rtu": rtu(),
 }
-"""Every cell and every option that changes its equations, by name: what tests, matrix and scripts run over."""
+"""Every cell, with each option that changes its equations, by name; tests, scripts and the matrix read it."""
 
 __all__ = ["CELLS", "elman", "gru", "indrnn", "lstm", "min_gru", "rtu"]

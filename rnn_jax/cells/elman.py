@@ -24,35 +24,50 @@ LEAK = Parameter("leak", -3.0, 0.0)
 
 
 def elman(activation: str = "tanh", leak: float | Literal["learned"] = 1.0, diagonal: bool = False) -> Cell:
-    """The Elman cell, G = S = 1.
+    """The Elman cell: the vanilla recurrent network, with an optional leak (G = S = 1).
 
-    Step, derivation (D3), with leak α::
+    Step, derivation (D3), with leak α:
 
         z_t = u_t + v_t
         a_t = φ(z_t)
         h_t = (1 − α) h_{t−1} + α a_t
 
-    Adjoint, derivation (18), with φ' written in terms of a_t (tanh: 1 − a², relu: 1 where a > 0, identity: 1)::
+    Adjoint, derivation (18), with φ' written in terms of a_t (tanh: 1 − a², relu: 1 where a > 0, identity: 1):
 
         δz_t     = α δh_t φ'(a_t)
         δh_{t−1} = (1 − α) δh_t            (and δv_t Wᵀ, added by the recurrence)
 
-    With α = 1, a_t is h_t itself, so the adjoint needs nothing but the hidden states.  A learned leak is one parameter
-    p a unit, α = σ(p), stored signed (``cells/gates.py``)::
+    With α = 1, a_t equals h_t, so the adjoint reads only the hidden states.  A learned leak is one parameter p a unit,
+    with α = σ(p), stored as a signed gate (``cells/gates.py``):
 
         δp = δh_t (a_t − h_{t−1}) α (1 − α)
 
+    Choose it for short dependencies and for the lowest cost: a step takes H² multiplications an example.  A leak
+    lengthens the memory of a unit to about 1/α steps.
+
     Args:
-      activation: φ; at the kink of relu the derivative is taken as 0.
-      leak: α in (0, 1]; 1 is the plain cell; "learned": a time constant of its own for each unit.
-      diagonal: each unit reads only its own past, v = w ⊙ h_{t−1}; with relu this is ``indrnn``.
+      activation: φ, one of "tanh", "relu" and "identity".  The derivative of relu at 0 is 0.
+      leak: α in (0, 1]; 1 is the plain cell.  "learned" gives each unit a time constant of its own.
+      diagonal: True: each unit reads only its own past, v = w ⊙ h_{t−1}, in H multiplications.  With relu this is
+        ``indrnn``.
+
+    Returns:
+      A Cell with the state h and the gate z.
 
     Raises:
       InputError: an unknown activation, a leak outside (0, 1], or a ``diagonal`` that is no bool.
 
-    Source: Elman, *Finding structure in time*, Cognitive Science 14 (1990); the leaky form is Jaeger et al.,
-    *Optimization and applications of echo state networks with leaky-integrator neurons*, Neural Networks 20 (2007);
-    time constants per unit are Mozer, *Induction of multiscale temporal structure*, NIPS (1992).
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> import rnn_jax as rj
+      >>> cell = rj.elman("relu", leak=0.5)
+      >>> (h,), _ = cell.step((jnp.ones((1, 2)),), (jnp.array([[4.0, -4.0]]),))
+      >>> h.tolist()
+      [[2.5, 0.5]]
+
+    Source: Elman, *Finding structure in time*, Cognitive Science 14 (1990).  The leaky form is Jaeger et al.,
+    *Optimization and applications of echo state networks with leaky-integrator neurons*, Neural Networks 20 (2007).
+    Time constants per unit are Mozer, *Induction of multiscale temporal structure*, NIPS (1992).
     """
     check_option(activation, "activation", tuple(ACTIVATIONS))
     check_bool(diagonal, "diagonal")
@@ -74,7 +89,22 @@ def elman(activation: str = "tanh", leak: float | Literal["learned"] = 1.0, diag
 
 
 def indrnn() -> Cell:
-    """The independently recurrent network: ``elman("relu", diagonal=True)``.
+    """The independently recurrent network (IndRNN): ``elman("relu", diagonal=True)``.
+
+        h_t = relu(u_t + w ⊙ h_{t−1})
+
+    Choose it for many layers and long sequences: a step takes H multiplications an example, where a dense W takes H².
+    Units of one layer exchange nothing through time.
+
+    Returns:
+      A Cell with a diagonal recurrence.
+
+    Examples:
+      >>> import rnn_jax as rj
+      >>> rj.indrnn().recurrence
+      'diagonal'
+      >>> rj.indrnn() == rj.elman("relu", diagonal=True)
+      True
 
     Source: Li et al., *Independently recurrent neural network (IndRNN)*, CVPR (2018).
     """

@@ -12,41 +12,58 @@ PEEPHOLES = tuple(Parameter(f"p_{gate}", -0.1, 0.1) for gate in "ifo")
 
 
 def lstm(forget_bias: float = 1.0, peepholes: bool = False, diagonal: bool = False) -> Cell:
-    """The LSTM cell with a forget gate, G = 4 (i, f, g, o), S = 2 (h, c).
+    """The LSTM cell with a forget gate (G = 4, S = 2).
 
-    Step, derivation (D9), with z = u_t + v_t::
+    Step, derivation (D9), with z = u_t + v_t:
 
         i = σ(z_i)   f = σ(z_f)   g = tanh(z_g)   o = σ(z_o)
         c_t = f c_{t−1} + i g
         h_t = o tanh(c_t)
 
-    Adjoint, derivation (19)::
+    Adjoint, derivation (19):
 
         δc_t    += δh_t o (1 − tanh²c_t)
         δz_i     = δc_t g i (1 − i)           δz_f = δc_t c_{t−1} f (1 − f)
         δz_g     = δc_t i (1 − g²)            δz_o = δh_t tanh(c_t) o (1 − o)
         δc_{t−1} = δc_t f                     δu_t = δv_t = δz_t
 
-    The gates i, f and o are stored signed (``cells/gates.py``), so that 1 − f keeps its digits where a unit remembers;
-    tanh(c_t) is computed again from c_t, and nothing is found by division: the adjoint is accurate for every
-    pre-activation.  The blocks of U, W and b stand in the order i, f, g, o of ``torch.nn.LSTM`` and cuDNN.
-
-    With peepholes, the gates see the cell value through one weight a unit each, p_i, p_f and p_o::
+    With peepholes, each gate also sees the cell value through one weight a unit, p_i, p_f or p_o:
 
         i = σ(z_i + p_i c_{t−1})   f = σ(z_f + p_f c_{t−1})   o = σ(z_o + p_o c_t)
         δc_t += δz_o p_o           δc_{t−1} += δz_i p_i + δz_f p_f
         δp_i  = δz_i c_{t−1}       δp_f = δz_f c_{t−1}       δp_o = δz_o c_t
 
+    The gates i, f and o are stored signed (``cells/gates.py``), so 1 − f keeps its digits where f is close to 1.  The
+    adjoint computes tanh(c_t) again from c_t and divides by nothing, so it is accurate for every pre-activation.
+
+    Choose it for long dependencies.  A step takes 4 H² multiplications an example, four times those of ``elman``.
+
+    The blocks of U, W and b are in the order i, f, g, o, as in ``torch.nn.LSTM`` and cuDNN.
+
     Args:
-      forget_bias: initial value of b_f; 1 lets a new cell remember.
-      peepholes: let the gates see the cell value.
-      diagonal: each unit reads only its own past, v = w ⊙ h_{t−1} for each gate.
+      forget_bias: the initial value of b_f; with 1 a new cell remembers.
+      peepholes: True: the gates see the cell value.
+      diagonal: True: each unit reads only its own past, v = w ⊙ h_{t−1} for each gate.
+
+    Returns:
+      A Cell with the states h and c and the gates i, f, g and o.
 
     Raises:
       InputError: a forget bias that is not a finite number, or an option that is no bool.
 
-    Source: Hochreiter & Schmidhuber, *Long short-term memory*, Neural Computation 9 (1997); the forget gate is Gers,
-    Schmidhuber & Cummins, *Learning to forget*, Neural Computation 12 (2000); peepholes are Gers & Schmidhuber,
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> import rnn_jax as rj
+      >>> cell = rj.lstm()
+      >>> cell.states, cell.gates
+      (('h', 'c'), ('i', 'f', 'g', 'o'))
+      >>> zero, one = jnp.zeros((1, 1)), jnp.ones((1, 1))
+      >>> (h, c), _ = cell.step((zero, one), (zero, zero, zero, zero))
+      >>> c.tolist()  # f = 1/2 and g = 0
+      [[0.5]]
+
+    Source: Hochreiter & Schmidhuber, *Long short-term memory*, Neural Computation 9 (1997).  The forget gate is Gers,
+    Schmidhuber & Cummins, *Learning to forget*, Neural Computation 12 (2000).  Peepholes are Gers & Schmidhuber,
     *Recurrent nets that time and count*, IJCNN (2000).
     """
     check_number(forget_bias, "forget_bias", -math.inf, math.inf, "a finite number")

@@ -5,19 +5,31 @@ from rnn_jax.types import Cell, Units
 
 
 def min_gru() -> Cell:
-    """The minGRU cell, G = 2 (z, n), S = 1, without recurrent weights: v and W do not exist, and z_t = u_t.
+    """The minGRU cell, whose gates see only the input (G = 2, S = 1).
 
-    Step, with z = σ(z_z) and n = z_n, without a tanh::
+    Step, with z = σ(u_z) and n = u_n.  There is no v and no W, and n has no tanh:
 
         h_t = h_{t−1} + z (n − h_{t−1})
 
-    Adjoint::
+    Adjoint:
 
-        δz_z     = δh_t (n − h_{t−1}) z (1 − z)     δz_n = δh_t z
+        δu_z     = δh_t (n − h_{t−1}) z (1 − z)     δu_n = δh_t z
         δh_{t−1} = δh_t (1 − z)
 
-    A unit's state depends on its own past alone, so its memory is as long as its gate stays shut, and two units of one
-    layer exchange nothing through time.  The gate z is stored signed (``cells/gates.py``).
+    The gate z is stored signed (``cells/gates.py``).
+
+    Choose it for speed: a step has no recurrent product.  A unit remembers as long as its gate z is small.  Units of
+    one layer exchange nothing through time, so a task that needs this needs several layers.
+
+    Returns:
+      A Cell with the state h, the gates z and n, and no recurrent weights.
+
+    Examples:
+      >>> import jax
+      >>> import rnn_jax as rj
+      >>> layer = rj.init_layer(rj.min_gru(), jax.random.key(0), inputs=3, hidden=4)
+      >>> layer.U.shape, layer.W is None
+      ((3, 8), True)
 
     Source: Feng et al., *Were RNNs all we needed?*, arXiv:2410.01201 (2024).
     """

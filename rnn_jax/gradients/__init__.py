@@ -11,7 +11,7 @@ from rnn_jax.gradients.sequence import value_and_grad
 from rnn_jax.types import Algorithm, Network
 
 ALGORITHMS: dict[str, Callable[[Network], Algorithm]] = {"bptt": bptt, "autodiff": autodiff}
-"""Every algorithm by its name, as the conformance matrix and ``char_lm.py`` use it."""
+"""Every algorithm by its name; the conformance matrix and ``char_lm.py`` read it."""
 
 __all__ = [
     "ALGORITHMS",

@@ -13,8 +13,27 @@ from rnn_jax.types import Algorithm, Array, Batch, Carry, Cell, Estimate, Loss, 
 def autodiff(network: Network) -> Algorithm:
     """Back-propagation through time by JAX's own differentiation of the forward pass.  Exact.
 
-    The state carried between windows is a constant of the next window, as in ``bptt``.
-    This is the one file of the library in which autodiff appears.
+        dθ = jax.grad(L)(θ)
+
+    The state carried between windows is a constant of the next window, as in ``bptt``.  This is the one file of the
+    library in which autodiff appears.
+
+    Choose it as the reference for another algorithm.  ``bptt`` gives the same gradient in less time and memory.
+
+    Args:
+      network: what to differentiate.
+
+    Returns:
+      An Algorithm whose carry is the recurrent state alone.
+
+    Raises:
+      InputError: when built, an invalid network; in ``update``, whatever does not fit it.
+
+    Examples:
+      >>> import rnn_jax as rj
+      >>> network = rj.Network(cells=(rj.elman(),), inputs=4, hidden=3, outputs=4, loss=rj.softmax_cross_entropy())
+      >>> rj.autodiff(network).claim
+      Exact(across_windows=False)
     """
     check_network(network)
 
@@ -35,13 +54,13 @@ def autodiff(network: Network) -> Algorithm:
 
 
 def step_adjoint(cell: Cell, inputs: tuple[Any, ...], delta_s: Units) -> tuple[Any, ...]:
-    """What ``cell.adjoint`` must return, by ``jax.vjp`` of the cell's step at these inputs, (s_prev, z, *p)."""
+    """The reference for ``cell.adjoint``: ``jax.vjp`` of the cell's step at the inputs (s_prev, z, *p)."""
     _, transpose = jax.vjp(lambda *inputs: cell.step(*inputs)[0], *inputs)
     adjoints: tuple[Any, ...] = transpose(delta_s)
     return adjoints
 
 
 def loss_error(loss: Loss, o: Array, y: Array) -> Array:
-    """What ``loss.error`` must return, by ``jax.grad`` of the loss's value."""
+    """The reference for ``loss.error``: ``jax.grad`` of the loss's value."""
     error: Array = jax.grad(lambda o: loss.value(o, y).sum())(o)
     return error

@@ -18,7 +18,7 @@ from rnn_jax.types import Algorithm, Array, Batch, Carry, Estimate, Network, Par
 
 
 class Adjoints(NamedTuple):
-    """What the reverse pass carries from a segment to the one before it."""
+    """What the reverse pass carries from a segment to the segment before it."""
 
     delta_state: State
     """∂L/∂(state at the segment's end)."""
@@ -30,30 +30,48 @@ class Adjoints(NamedTuple):
 def bptt(network: Network, segment: int | None = None, recompute: bool = False) -> Algorithm:
     """Back-propagation through time, written by hand.  Exact: equal to ``autodiff`` up to rounding.
 
-    The window is cut into segments.  Forward, segment by segment, the layers run and keep their states; then, from the
-    last segment to the first, while its arrays are in cache, derivation (3), (7) to (9) and (17)::
+    The window is cut into segments.  The forward pass stores the states of every segment.  The reverse pass goes from
+    the last segment to the first, and finishes each while its arrays are in cache.  It is derivation (3), (7) to (9)
+    and (17):
 
         o_t = h_t V + c                   δo_t = ∂ℓ(o_t)/∂o_t
         δh_t = δo_t Vᵀ (+ the recurrent share, walking back)
         dV += Σ h_tᵀ δo_t    dc += Σ δo_t    and dU, dW, db (dd) of each layer from the top down
 
-    Over windows with carried state this is truncated BPTT, derivation (16): the state enters the next window as a
-    constant.  Per example: O(H²) time a step, O(T·H) memory in all.  With ``recompute`` (gradient checkpointing) only
-    the states at the segments' borders are stored, and each segment runs forward again before its reverse: a third more
-    products, O(√T·H) memory at segments of √T.
+    Choose it for training: it is the exact gradient of each window.  An example costs O(H²) time a step and O(T·H)
+    memory in all.  Over windows with carried state this is truncated BPTT, derivation (16): the state enters the next
+    window as a constant.
+
+    Choose ``recompute`` (gradient checkpointing) where a long window does not fit in memory.  It stores only the states
+    at the segments' borders, and runs each segment forward again before its reverse.  That takes a third more products
+    and O(√T·H) memory at segments of √T.
 
     Args:
       network: what to differentiate.
-      segment: steps per segment, any length; by default about 256 / B steps (B of one device), between 8 and 128, so
-        that a segment stays in cache and its products are large; √T where states are recomputed.  One longer than a
-        window is that window.
-      recompute: trade time for memory; with a single segment it costs time and saves nothing.
+      segment: steps per segment, any length; one longer than the window is the window.  The default is about 256 / B
+        steps (B of one device), between 8 and 128.  Such a segment stays in cache, and its products are large.  With
+        ``recompute`` it is √T.
+      recompute: True: trade time for memory.  With a single segment it costs time and saves nothing.
+
+    Returns:
+      An Algorithm whose carry is the recurrent state alone.
 
     Raises:
-      InputError: when built, a network or a segment that cannot be served; in ``update``, whatever does not fit it.
+      InputError: when built, an invalid network, segment or option; in ``update``, whatever does not fit the network.
 
-    Source: Werbos, *Backpropagation through time: what it does and how to do it*, Proceedings of the IEEE 78 (1990);
-    recomputation is Chen et al., *Training deep nets with sublinear memory cost*, arXiv:1604.06174 (2016).
+    Examples:
+      >>> import jax
+      >>> import rnn_jax as rj
+      >>> network = rj.Network(cells=(rj.elman(),), inputs=4, hidden=3, outputs=4, loss=rj.softmax_cross_entropy())
+      >>> params = rj.init(network, jax.random.key(0))
+      >>> tokens = jax.random.randint(jax.random.key(1), (7, 2), 0, 4)  # [T + 1, B]
+      >>> batch = rj.Batch(xs=tokens[:-1], ys=tokens[1:])
+      >>> loss, grads = jax.jit(rj.value_and_grad(rj.bptt(network)))(params, batch)
+      >>> loss.shape, grads.layers[0].W.shape
+      ((), (3, 3))
+
+    Source: Werbos, *Backpropagation through time: what it does and how to do it*, Proceedings of the IEEE 78 (1990).
+    Recomputation is Chen et al., *Training deep nets with sublinear memory cost*, arXiv:1604.06174 (2016).
     """
     check_network(network)
     if segment is not None:
@@ -116,7 +134,7 @@ def forward(
 
 
 def zero_adjoints(params: Params, state_T: State) -> Adjoints:
-    """Nothing yet: the state after the window has no share in its loss, and no segment has been seen."""
+    """Zero adjoints: the state after the window has no share in the window's loss."""
     sums = accumulation_dtype(params.V.dtype)
     grads = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, sums), params)
     return Adjoints(jax.tree.map(jnp.zeros_like, state_T), jnp.zeros(len(state_T[0][0]), sums), grads)

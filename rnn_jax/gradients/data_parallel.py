@@ -18,9 +18,25 @@ WINDOW = PartitionSpec(None, "batch")
 
 
 def devices_for(batch_size: int) -> tuple[jax.Device, ...]:
-    """The local devices that share a batch evenly: the most whose number divides it.
+    """The local devices that share a batch evenly: the largest number of them that divides it.
 
-    A CPU is one device, unless ``jax.config.update("jax_num_cpu_devices", n)`` comes before JAX's first computation.
+    A CPU is one device, unless ``jax.config.update("jax_num_cpu_devices", n)`` precedes JAX's first computation;
+    ``experiment.use_cores()`` does this.
+
+    Args:
+      batch_size: B.
+
+    Returns:
+      The devices, at least one.
+
+    Raises:
+      InputError: a batch size that is not a positive int.
+
+    Examples:
+      >>> import rnn_jax as rj
+      >>> devices = rj.devices_for(6)
+      >>> 6 % len(devices)
+      0
     """
     check_int(batch_size, "batch_size")
     devices = jax.local_devices()
@@ -28,25 +44,37 @@ def devices_for(batch_size: int) -> tuple[jax.Device, ...]:
 
 
 def data_parallel(algorithm: Algorithm, devices: Sequence[jax.Device]) -> Algorithm:
-    """The same algorithm with the batch split over devices, CPU cores, GPUs or TPUs alike.
+    """The same algorithm with the batch split over devices: CPU cores, GPUs or TPUs.
 
-    Loss and gradient are sums over the batch, so those of the parts add up::
+    Loss and gradient are sums over the batch, so those of the parts add up:
 
         L = Σ_p L_p      dθ = Σ_p dθ_p
 
-    Each device runs ``algorithm`` on its rows, and there is no communication before that single all-reduce, unless the
-    algorithm asks for it by ``sum_over_batch``.  Parameters, gradients and ``Carry.shared`` are the same on every
-    device; ``Carry.recurrent`` and ``Carry.memory`` stay split from window to window.
+    Choose it where several devices are at hand and each has several rows.  Each device runs ``algorithm`` on its rows.
+    There is no communication before that single all-reduce, unless the algorithm calls ``sum_over_batch``.
+
+    Parameters, gradients and ``Carry.shared`` are the same on every device.  ``Carry.recurrent`` and ``Carry.memory``
+    stay split from window to window.
 
     Call it under ``jit``.  On several CPU devices wait for each call before the next, as ``train.run`` does: XLA's sum
     over them can deadlock when calls overlap.
 
     Args:
       algorithm: ``bptt(network)`` or another.
-      devices: all of one kind, as from ``devices_for(B)``; with one, this is ``algorithm`` itself.
+      devices: devices of one kind, as from ``devices_for(B)``; with one, the result is ``algorithm`` itself.
+
+    Returns:
+      An Algorithm with the same claim.
 
     Raises:
-      InputError: no device; when started or called, a batch that the number of devices does not divide.
+      InputError: when built, no device; when initialised or called, a batch that the number of devices does not divide.
+
+    Examples:
+      >>> import rnn_jax as rj
+      >>> network = rj.Network(cells=(rj.elman(),), inputs=4, hidden=3, outputs=4, loss=rj.softmax_cross_entropy())
+      >>> algorithm = rj.data_parallel(rj.bptt(network), rj.devices_for(8))
+      >>> algorithm.claim
+      Exact(across_windows=False)
     """
     check_parts(algorithm, "algorithm", Algorithm, "an Algorithm, like bptt(network)")
     listed = isinstance(devices, Sequence) and all(isinstance(device, jax.Device) for device in devices)

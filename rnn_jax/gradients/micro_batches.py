@@ -12,21 +12,41 @@ from rnn_jax.types import Algorithm, Array, Batch, Carry, Estimate, Params
 
 
 def micro_batches(algorithm: Algorithm, count: int) -> Algorithm:
-    """The same algorithm, its batch in ``count`` parts: their sums add up to those of the whole batch::
+    """The same algorithm with the batch in ``count`` parts, one after another.
+
+    The sums of the parts add up to those of the whole batch:
 
         L = Σ_p L_p      dθ = Σ_p dθ_p      weight = Σ_p weight_p
 
-    So the mean that a training step takes is that of the whole batch, however many steps count in each part; averaging
-    the means of parts is not.  Activations take the memory of one part.  An algorithm with something in
-    ``Carry.shared`` runs its parts side by side instead, in the memory of all of them, since what it learns there must
-    be learned from all parts at once.
+    A training step divides by the summed weight, so its mean is that of the whole batch, however many steps count in
+    each part.  The mean of the parts' means would differ.
+
+    Choose it where the activations of the whole batch do not fit in memory: they take the memory of one part.  An
+    algorithm with arrays in ``Carry.shared`` learns from all parts at once, so its parts run side by side, in the
+    memory of all.
 
     Args:
       algorithm: ``bptt(network)`` or another.
-      count: how many parts; with one, this is ``algorithm`` itself.
+      count: the number of parts; with one, the result is ``algorithm`` itself.
+
+    Returns:
+      An Algorithm with the same claim.
 
     Raises:
-      InputError: not an algorithm or a positive int; when started or called, a batch that ``count`` does not divide.
+      InputError: not an algorithm or a positive int; when initialised or called, a batch that ``count`` does not
+        divide.
+
+    Examples:
+      >>> import jax
+      >>> import rnn_jax as rj
+      >>> network = rj.Network(cells=(rj.elman(),), inputs=4, hidden=3, outputs=4, loss=rj.softmax_cross_entropy())
+      >>> params = rj.init(network, jax.random.key(0))
+      >>> tokens = jax.random.randint(jax.random.key(1), (7, 4), 0, 4)  # [T + 1, B]
+      >>> batch = rj.Batch(xs=tokens[:-1], ys=tokens[1:])
+      >>> algorithm = rj.micro_batches(rj.bptt(network), 2)
+      >>> carry, estimate = jax.eval_shape(algorithm.update, params, algorithm.init(params, 4), batch)
+      >>> estimate.grads.V.shape, carry.recurrent[0][0].shape
+      ((3, 4), (4, 3))
     """
     check_parts(algorithm, "algorithm", Algorithm, "an Algorithm, like bptt(network)")
     check_int(count, "count")

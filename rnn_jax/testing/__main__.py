@@ -1,30 +1,32 @@
-"""Print the conformance matrix of the installed version, or write it into a file between its markers."""
+"""Print the conformance matrix of the installed version, or write the tables of a page between their markers."""
 
 import argparse
 import sys
 from pathlib import Path
 
 from rnn_jax.checks import InputError
-from rnn_jax.testing.matrix import markdown, rows, split, write
+from rnn_jax.testing import tables
 
 
 def main() -> int:
-    """Exit status 1 if a claim fails, 2 for a file without the markers."""
+    """Exit status 1 if a claim fails, 2 for a file without markers."""
     parser = argparse.ArgumentParser(prog="python -m rnn_jax.testing", description=__doc__)
-    parser.add_argument("--write", type=Path, metavar="FILE", help="a file with the matrix's two marker lines")
+    parser.add_argument("--write", type=Path, metavar="FILE", help="README.md, docs/conformance.md, or one like them")
     path: Path | None = parser.parse_args().write
+    written, holds = {}, True
     try:
+        names = ["conformance matrix"] if path is None else tables.require_names(path.read_text(encoding="utf-8"))
+        if "registries" in names:
+            written["registries"] = tables.registries()
+        if "conformance matrix" in names:
+            written["conformance matrix"], holds = tables.conformance_matrix()
         if path is not None:
-            split(path.read_text())
-        found = list(rows())
-        table = markdown(found)
-        if path is not None:
-            write(path, table)
+            tables.write(path, written)
     except (InputError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(table)
-    return int(not all(result.ok for *_, results in found for result in results.values()))
+    print("\n".join(written.values()))
+    return int(not holds)
 
 
 sys.exit(main())

@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rnn_jax.checks import describe, require
+from rnn_jax.checks import InputError, check_network, describe, require
 from rnn_jax.gradients import bptt
 from rnn_jax.gradients.autodiff import step_adjoint
 from rnn_jax.testing.algorithm import scenario_results
-from rnn_jax.testing.fixtures import TOLERANCE
+from rnn_jax.testing.fixtures import TOLERANCE, make_network
 from rnn_jax.testing.report import Result, exact_arithmetic, holds, raise_on_failure
 from rnn_jax.testing.scenarios import BFLOAT16, EVERYTHING, FLOAT32, PLAIN, whole
 from rnn_jax.types import Cell, Exact, Units
@@ -21,6 +21,8 @@ SCALES = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1e3, 3e3, 1e4)
 """Sizes of the inputs at which an adjoint is compared."""
 ROUNDINGS = 32
 """How many roundings of its dtype an entry of the adjoint may be off, relative to max(1, |reference|)."""
+DIFFERENCE = 1e-5
+"""Half the distance of two points between which a step's values are compared; its square bounds the error."""
 
 
 Point = tuple[Any, ...]
@@ -30,19 +32,37 @@ Point = tuple[Any, ...]
 def check_cell(cell: Cell) -> list[Result]:
     """Prove a cell: every entry of its adjoint, and the gradient of a network made of it.
 
-    Looked at, in this order: that it names its states and gates and gives a bias for each; that step and adjoint keep
-    shape and dtype (float64, float32, bfloat16), trace once and repeat themselves bitwise; that the cell is unit-wise,
-    no output depending on another unit; that the adjoint, applied to every unit vector, is the transpose of the step's
-    Jacobian by ``jax.vjp`` in the same dtype, within 32 roundings, where each input alone, and all together, are scaled
-    by 1, 3, 10 … 10⁴; and that ``bptt`` of a network of such cells equals ``jax.grad``.
+    The checks run in this order:
+
+    - The cell names its states and gates and gives a bias for each gate.
+    - Step and adjoint keep shape and dtype (float64, float32, bfloat16), trace once, and give bitwise the same twice.
+    - The cell is unit-wise: no output depends on another unit.
+    - The adjoint of every unit vector is the transpose of the step's Jacobian by ``jax.vjp`` in the same dtype.  The
+      tolerance is 32 roundings.  Each input alone, and all together, are scaled by 1, 3, 10 … 10⁴.
+    - The derivative by ``jax.vjp`` is that of the step's values, by central differences: a ``custom_jvp`` or
+      ``custom_vjp`` inside of the step may be wrong.
+    - ``bptt`` of a network of such cells equals ``jax.grad``.
+
+    Choose it for every new cell.  An Elman cell takes about 15 s of CPU time, most of it for compiling.
+
+    Args:
+      cell: a cell of your own, or one of ``CELLS``.
 
     Returns:
       All results.
 
     Raises:
-      ConformanceError: the claims that fail, each with the output, the input, the unit and the size; a cell that raises
-        an error fails with that error.
+      ConformanceError: the checks that fail, each with the output, the input, the unit and the error.  A cell that
+        raises an error fails with that error.
       InputError: not a Cell.
+
+    Examples:
+      >>> import rnn_jax as rj
+      >>> rj.testing.check_cell(rj.elman()._replace(bias=(0.0, 0.0)))
+      Traceback (most recent call last):
+      ...
+      rnn_jax.testing.report.ConformanceError: cell elman-tanh fails 1 of its checks
+        names: 1 states, 1 gates and 2 biases: FAILS
     """
     require(isinstance(cell, Cell), "cell", describe(cell), "a Cell, like elman()")
     with exact_arithmetic():
@@ -55,10 +75,16 @@ def cell_results(cell: Cell) -> Iterator[Result]:
         yield form
         if not form.ok:
             return
+    try:
+        check_network(make_network(cell))
+    except InputError as error:
+        yield holds("form", str(error), False)
+        return
     yield from _units(cell)
     for dtype in TOLERANCE:
         yield from _adjoint(cell, dtype)
     yield _linear(cell)
+    yield _differences(cell)
     for scenario in (PLAIN, whole(EVERYTHING), FLOAT32, BFLOAT16):
         yield from scenario_results(bptt, Exact(), cell, scenario)
 
@@ -186,3 +212,29 @@ def _linear(cell: Cell) -> Result:
     pairs = zip(jax.tree.leaves(ours), jax.tree.leaves(reference), strict=True)
     largest = max(float((jnp.abs(a - b) / jnp.maximum(1.0, jnp.abs(b))).max()) for a, b in pairs)
     return Result("adjoint, linear", "a random δs", largest, 10 * ROUNDINGS * float(jnp.finfo("float64").eps))
+
+
+def _differences(cell: Cell) -> Result:
+    """∂(output)/∂(input) by jax.vjp, against central differences of the step in float64: the worst entry."""
+    point = _point(cell, "float64")
+    leaves, structure = jax.tree.flatten(point)
+
+    @jax.jit
+    def values(leaves: list[jax.Array]) -> tuple[jax.Array, ...]:
+        outputs: tuple[jax.Array, ...] = cell.step(*jax.tree.unflatten(structure, leaves))[0]
+        return outputs
+
+    names = [name for part in _names(cell) for name in part]
+    worst = ("", 0.0)
+    for k, output in enumerate(cell.states):
+        unit_vector = tuple(jnp.full_like(s, j == k) for j, s in enumerate(point[0]))
+        reference = jax.tree.leaves(step_adjoint(cell, point, unit_vector))
+        for i, name in enumerate(names):
+            ahead, behind = (
+                values([*leaves[:i], leaves[i] + h, *leaves[i + 1 :]])[k] for h in (DIFFERENCE, -DIFFERENCE)
+            )
+            slope = (ahead - behind) / (2 * DIFFERENCE)
+            error = float((jnp.abs(slope - reference[i]) / jnp.maximum(1, jnp.abs(slope))).max())
+            if not error <= worst[1]:
+                worst = (f"∂{output}/∂{name} by jax.vjp, against differences of the step's values", error)
+    return Result("derivative", worst[0] or "by differences", worst[1], 1e3 * DIFFERENCE**2)

@@ -1,4 +1,4 @@
-"""What an algorithm says of its gradient, tested for just that: exact, unbiased, or biased with a limit."""
+"""The tests of what an algorithm claims of its gradient: exact, unbiased, or biased with a limit."""
 
 import math
 from collections.abc import Iterator
@@ -186,7 +186,7 @@ def _z_test(drawn: Params, expected: Params, where: str) -> Iterator[Result]:
     name = max(largest, key=lambda each: largest[each])
     yield Result("mean over keys", f"largest |z|, in {name}, {where}", largest[name], bound)
     name = max(unseen, key=lambda each: unseen[each])
-    yield Result("power", f"largest bias of {name} that is not seen, of the leaf's norm, {where}", unseen[name], 1.0)
+    yield Result("power", f"largest bias of {name} that the noise would hide, of the leaf's norm, {where}", unseen[name], 1.0)
 
 
 def _exact_gradient(network: Network, params: Params, batch: Batch) -> Params:

@@ -19,18 +19,33 @@ MARGIN, OFFSET = 14.0, 1e4
 
 
 def check_loss(loss: Loss) -> list[Result]:
-    """Prove a loss: its error is the derivative of its value, and neither loses its digits.
+    """Prove a loss: its error is the derivative of its value, and both keep their digits.
 
-    Value and error in float64, float32 and bfloat16 are compared with the value in float64, on the same numbers, and
-    its derivative by ``jax.grad``: row by row, ‖error − reference‖ within 32 roundings of ‖reference‖, at outputs that
-    are at random, confident and right, confident and wrong, all tied, and moved by a common offset of 10⁴.
+    Value and error in float64, float32 and bfloat16 are compared with the value in float64, and with its derivative by
+    ``jax.grad``, on the same numbers.  In each row ‖error − reference‖ is at most 32 roundings of ‖reference‖.  The
+    outputs are random, confident and right, confident and wrong, all tied, or moved by a common offset of 10⁴.
+
+    Choose it for every new loss.  It takes about 6 s of CPU time, most of it for compiling.
+
+    Args:
+      loss: a loss of your own, ``softmax_cross_entropy()`` or ``squared_error()``.
 
     Returns:
-      What was measured.
+      All results.
 
     Raises:
-      ConformanceError: the claims that fail, each with its case and size; a loss that raises fails with that error.
+      ConformanceError: the checks that fail, each with its case and error.  A loss that raises an error fails with that
+        error.
       InputError: not a Loss.
+
+    Examples:
+      >>> import rnn_jax as rj
+      >>> loss = rj.squared_error()
+      >>> rj.testing.check_loss(loss._replace(error=lambda o, y: (o - y).astype("float32")))
+      Traceback (most recent call last):
+      ...
+      rnn_jax.testing.report.ConformanceError: loss squared_error fails 1 of its checks
+        shape and dtype: error of float64 is float32(24, 7): FAILS
     """
     check_parts(loss, "loss", Loss, "a Loss, like squared_error()")
     with exact_arithmetic():
@@ -45,7 +60,7 @@ def loss_results(loss: Loss) -> Iterator[Result]:
             value, error = jax.jit(lambda o, y: (loss.value(o, y), loss.error(o, y)))(o, y)
             for part, array, shape, kind in (("value", value, (N,), precise_dtype), ("error", error, (N, K), dtype)):
                 fits = array.shape == shape and array.dtype == kind
-                form = holds("shape and dtype", f"{part} of {dtype} is {array.dtype}{shape}", fits)
+                form = holds("shape and dtype", f"{part} of {dtype} is {array.dtype}{array.shape}", fits)
                 yield form
                 if not form.ok:
                     return

@@ -1,12 +1,10 @@
 """The conformance matrix: for every algorithm and cell, the largest error of what its claim says."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import jax
 
 from rnn_jax.cells import CELLS
-from rnn_jax.checks import require
 from rnn_jax.diagnostics import nan_largest
 from rnn_jax.gradients import ALGORITHMS
 from rnn_jax.testing import claims
@@ -14,8 +12,6 @@ from rnn_jax.testing.algorithm import scenario_results
 from rnn_jax.testing.report import Result, exact_arithmetic
 from rnn_jax.testing.scenarios import JOINT, PLAIN, Factory, network_of, supports
 from rnn_jax.types import Cell
-
-BEGIN, END = "<!-- conformance matrix: python -m rnn_jax.testing --write README.md -->", "<!-- end -->"
 
 COLUMNS = (
     "loss, weight, state, readout",
@@ -82,18 +78,3 @@ def markdown(found: list[Row]) -> str:
     lines.append(f"| tolerance | | | {' | '.join(f'{each:.0e}' for each in tolerances)} |")
     where = f"jax {jax.__version__}, {jax.devices()[0].device_kind}, matmul precision highest"
     return "\n".join([*lines, "", f"Worst leaf and sequence, ‖g − ref‖ / ‖ref‖ ({where}).", ""])
-
-
-def write(path: Path, table: str) -> None:
-    """Put the matrix between its markers in a file."""
-    before, after = split(path.read_text())
-    path.write_text(f"{before}{BEGIN}\n{table}{END}{after}")
-
-
-def split(text: str) -> tuple[str, str]:
-    """What stands before and after the matrix."""
-    require(
-        BEGIN in text and END in text.split(BEGIN)[1], "file", "a text without markers", f"one with {BEGIN} and {END}"
-    )
-    before, rest = text.split(BEGIN)
-    return before, rest.split(END, 1)[1]

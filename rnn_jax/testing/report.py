@@ -9,7 +9,13 @@ import jax
 
 
 class Result(NamedTuple):
-    """One property, measured: its error and the tolerance."""
+    """One property, measured: its error and the tolerance.
+
+    Examples:
+      >>> import rnn_jax as rj
+      >>> print(rj.testing.Result("gradient", "W, lstm", error=4e-16, tolerance=1e-12))
+      gradient: W, lstm: 4.0e-16 ≤ 1e-12
+    """
 
     check: str
     """The property: "adjoint", "loss", "gradient" …"""
@@ -36,7 +42,17 @@ def holds(check: str, case: str, condition: object) -> Result:
 
 
 class ConformanceError(AssertionError):
-    """A claim that does not hold; ``failures`` are the failing results, and the message has a line for each."""
+    """A claim that does not hold; ``failures`` are the results that fail, and the message has a line for each.
+
+    Examples:
+      >>> import rnn_jax as rj
+      >>> failed = rj.testing.Result("gradient", "W, lstm", error=0.5, tolerance=1e-12)
+      >>> raise rj.testing.ConformanceError("algorithm", [failed])
+      Traceback (most recent call last):
+      ...
+      rnn_jax.testing.report.ConformanceError: algorithm fails 1 of its checks
+        gradient: W, lstm: 5.0e-01 > tolerance 1e-12
+    """
 
     def __init__(self, subject: str, failures: list[Result]) -> None:
         self.failures = failures
