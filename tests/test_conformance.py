@@ -261,7 +261,7 @@ BROKEN = {
 
 @pytest.mark.parametrize("name", marked(BROKEN, ["a list for a tuple", "an error of its own"]))
 def test_a_broken_cell_fails_by_name(name):
-    with pytest.raises(rj.testing.ConformanceError, match="cell (gru|None) fails"):
+    with pytest.raises(rj.testing.ConformanceError, match=r"cell (gru|None) fails"):
         rj.testing.check_cell(BROKEN[name])
     with contextlib.suppress(rj.testing.ConformanceError):  # and nothing else; lists do no harm here
         rj.testing.check_algorithm(bptt, cells=[BROKEN[name]])

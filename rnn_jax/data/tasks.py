@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from rnn_jax.checks import check_int
+from rnn_jax.checks import check_int, check_key
 from rnn_jax.types import Array, Batch
 
 DELAYS = (6, 10)
@@ -24,7 +24,7 @@ def delayed_addition(key: Array, T: int, B: int) -> Batch:
       A batch of tokens xs in {0, 1} and classes ys in {0, 1}, each int [T, B].
 
     Raises:
-      InputError: sizes that are no positive ints.
+      InputError: a key that is none, or sizes that are no positive ints.
 
     Examples:
       >>> import jax
@@ -36,6 +36,7 @@ def delayed_addition(key: Array, T: int, B: int) -> Batch:
     Source: Pitis, *Recurrent neural networks in TensorFlow I* (2016), as used by Marschall, Cho & Savin, Journal of
     Machine Learning Research 21 (2020).
     """
+    check_key(key, "key")
     check_int(T, "T")
     check_int(B, "B")
     input_key, target_key = jax.random.split(key)

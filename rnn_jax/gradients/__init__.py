@@ -6,11 +6,31 @@ from rnn_jax.gradients.autodiff import autodiff
 from rnn_jax.gradients.bptt import bptt
 from rnn_jax.gradients.collectives import sum_over_batch
 from rnn_jax.gradients.data_parallel import data_parallel, devices_for
+from rnn_jax.gradients.dni import dni
+from rnn_jax.gradients.eprop import eprop, rflo
+from rnn_jax.gradients.forward_gradient import forward_gradient
+from rnn_jax.gradients.immediate import immediate
 from rnn_jax.gradients.micro_batches import micro_batches
+from rnn_jax.gradients.rtrl import rtrl
 from rnn_jax.gradients.sequence import value_and_grad
+from rnn_jax.gradients.snap import snap
+from rnn_jax.gradients.truncated import truncated
+from rnn_jax.gradients.uoro import uoro
 from rnn_jax.types import Algorithm, Network
 
-ALGORITHMS: dict[str, Callable[[Network], Algorithm]] = {"bptt": bptt, "autodiff": autodiff}
+ALGORITHMS: dict[str, Callable[[Network], Algorithm]] = {
+    "bptt": bptt,
+    "rtrl": rtrl,
+    "uoro": uoro,
+    "forward_gradient": forward_gradient,
+    "snap": snap,
+    "eprop": eprop,
+    "rflo": rflo,
+    "dni": dni,
+    "truncated": truncated,
+    "immediate": immediate,
+    "autodiff": autodiff,
+}
 """Every algorithm by its name; the conformance matrix and ``char_lm.py`` read it."""
 
 __all__ = [
@@ -19,7 +39,16 @@ __all__ = [
     "bptt",
     "data_parallel",
     "devices_for",
+    "dni",
+    "eprop",
+    "forward_gradient",
+    "immediate",
     "micro_batches",
+    "rflo",
+    "rtrl",
+    "snap",
     "sum_over_batch",
+    "truncated",
+    "uoro",
     "value_and_grad",
 ]

@@ -42,8 +42,8 @@ def rtrl(network: Network, segment: int | None = None) -> Algorithm:
         return segments.zero_blocks(network, params, segments.flatten_state(state).shape)
 
     def credit(segment: Segment, M: Any, shared: Any) -> tuple[tuple[Layer, ...], Any, Any]:
-        gradients, delta_start = segments.reverse(segment)
-        delta_start = segments.flatten_state(delta_start)
+        gradients, delta_state = segments.reverse(segment)
+        delta_start = segments.flatten_state(delta_state)
         N = delta_start.shape[1]
 
         def of_example(total: Any, inputs: Any) -> tuple[Any, Any]:

@@ -20,8 +20,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from rnn_jax import network as net
 from rnn_jax import jacobian, ops, recurrence, stack
+from rnn_jax import network as net
 from rnn_jax.checks import check_init, check_int, check_network, check_update
 from rnn_jax.losses import total_weight, weighted_errors, weighted_losses
 from rnn_jax.precision import accumulation_dtype
@@ -328,6 +328,7 @@ def where_rows(condition: Array, new: Any, old: Any) -> Any:
         if jnp.issubdtype(old.dtype, jax.dtypes.prng_key):
             data = select(jax.random.key_data(new), jax.random.key_data(old))
             return jax.random.wrap_key_data(data, impl=jax.random.key_impl(old))
-        return jnp.where(condition.reshape(-1, *(1,) * (old.ndim - 1)), new, old)
+        chosen: Array = jnp.where(condition.reshape(-1, *(1,) * (old.ndim - 1)), new, old)
+        return chosen
 
     return jax.tree.map(select, new, old)

@@ -65,7 +65,7 @@ def uoro(network: Network, segment: int | None = None, signs: Callable[[Array], 
         gradients = jax.tree.map(lambda g, c: g + c.astype(g.dtype), gradients, segments.as_layers(segment, credited))
 
         keys = jax.vmap(jax.random.split)(memory.key)
-        B, N = memory.s.shape
+        N = memory.s.shape[1]
         nu = (
             jax.vmap(lambda key: jax.random.rademacher(key, (N,), memory.s.dtype))(keys[:, 1])
             if signs is None

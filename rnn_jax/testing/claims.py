@@ -186,7 +186,8 @@ def _z_test(drawn: Params, expected: Params, where: str) -> Iterator[Result]:
     name = max(largest, key=lambda each: largest[each])
     yield Result("mean over keys", f"largest |z|, in {name}, {where}", largest[name], bound)
     name = max(unseen, key=lambda each: unseen[each])
-    yield Result("power", f"largest bias of {name} that the noise would hide, of the leaf's norm, {where}", unseen[name], 1.0)
+    hidden = f"largest bias of {name} that the noise would hide, of the leaf's norm, {where}"
+    yield Result("power", hidden, unseen[name], 1.0)
 
 
 def _exact_gradient(network: Network, params: Params, batch: Batch) -> Params:
