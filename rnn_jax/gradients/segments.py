@@ -327,7 +327,8 @@ def where_rows(condition: Array, new: Any, old: Any) -> Any:
     def select(new: Array, old: Array) -> Array:
         if jnp.issubdtype(old.dtype, jax.dtypes.prng_key):
             data = select(jax.random.key_data(new), jax.random.key_data(old))
-            return jax.random.wrap_key_data(data, impl=jax.random.key_impl(old))
+            wrapped: Array = jax.random.wrap_key_data(data, impl=jax.random.key_impl(old))
+            return wrapped
         chosen: Array = jnp.where(condition.reshape(-1, *(1,) * (old.ndim - 1)), new, old)
         return chosen
 
