@@ -570,7 +570,7 @@ def test_the_table_of_the_registries_is_this_version_s():
     assert tables.read(readme, "registries") == tables.registries()
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_the_matrix_in_the_docs_is_this_version_s():
     """The same rows and columns, every figure within its tolerance and a factor of 30 of what is measured here."""
     page = (Path(__file__).parents[1] / "docs" / "conformance.md").read_text()
