@@ -177,3 +177,12 @@ def test_bad_windows_are_refused(walk, length, batch_size, argument):
 def test_a_foreign_character_is_named():
     with pytest.raises(rj.InputError, match="prime is a text with 'z'"):
         data.encode("abz", "ab", "prime")
+
+
+def test_delayed_addition_is_what_it_says():
+    """The classes' frequencies, given the inputs of 6 and 10 steps before, are the stated probabilities."""
+    batch = rj.data.delayed_addition(jax.random.key(0), 4000, 8)
+    x, y = (np.asarray(a) for a in batch[:2])
+    for six, ten in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        seen = y[10:][(x[4:-6] == six) & (x[:-10] == ten)]
+        assert abs(seen.mean() - (0.5 + six / 2 - ten / 4)) < 0.02

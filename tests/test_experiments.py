@@ -516,6 +516,18 @@ def test_accelerators_compiles_or_says_what_to_install(tmp_path, platform):
         assert result.returncode == 2 and "pip install --no-deps" in result.stderr
 
 
+@pytest.mark.slow
+def test_learning_rules_are_compared(tmp_path):
+    result = script("learning_rules.py", "--quick", "--rules", "bptt", "uoro", "snap", "--out", tmp_path, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert (
+        set(summary["accuracy"]) == set(summary["microseconds"]) == set(summary["training"]) == {"bptt", "uoro", "snap"}
+    )
+    for name in ("alignment.png", "tradeoff.png", "training.png"):
+        assert (tmp_path / name).read_bytes().startswith(PNG)
+
+
 def test_minimal_compares_trains_and_plots(tmp_path):
     """600 steps are enough to learn that the input of six steps ago counts: 0.66 nats do without it."""
     result = script("minimal.py", "--steps", "600", "--out", tmp_path / "curve.png", cwd=tmp_path)
