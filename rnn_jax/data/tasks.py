@@ -18,7 +18,8 @@ def delayed_addition(key: Array, T: int, B: int) -> Batch:
 
     Args:
       key: a PRNG key.
-      T, B: steps and batch, ints.
+      T: the number of steps.
+      B: the batch.
 
     Returns:
       A batch of tokens xs in {0, 1} and classes ys in {0, 1}, each int [T, B].

@@ -50,7 +50,8 @@ def eprop(
       inside: "own", the rule's Jacobian everywhere; "full", the full one inside of a segment.
       segment: steps per segment, any length; with ``inside="own"`` it changes time and rounding alone; by default the
         whole window, as adaptive feedback needs it.
-      rate, decay: of adaptive feedback, those of V.
+      rate: of adaptive feedback, that of V.
+      decay: of adaptive feedback, that of V.
 
     Raises:
       InputError: when built, a network or an option that cannot be served; in ``update``, whatever does not fit it.
