@@ -94,6 +94,11 @@ def check_dtype(value: Any, argument: str) -> None:
         refuse(argument, value, 'float32 or bfloat16, unless jax.config has "jax_enable_x64" set')
 
 
+def check_function(value: Any, argument: str) -> None:
+    """Refuse anything but a function or None."""
+    require(value is None or callable(value), argument, describe(value), "a function, or None")
+
+
 def check_key(value: Any, argument: str) -> None:
     """Refuse anything but one PRNG key, typed or raw."""
     typed = is_array(value) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key) and value.shape == ()

@@ -60,7 +60,13 @@ every_cell = cells_marked(*CELLS)
 cells = cells_marked("gru")
 """The GRU has all that a cell may have, but for a second state value and parameters of its own; the rest is slow."""
 algorithms = pytest.mark.parametrize("algorithm", ALGORITHMS.values(), ids=ALGORITHMS)
-exact_algorithms = pytest.mark.parametrize("algorithm", EXACT.values(), ids=EXACT)
+exact_algorithms = pytest.mark.parametrize(
+    "algorithm",
+    [
+        pytest.param(algorithm, id=name, marks=[] if name == "bptt" else [pytest.mark.slow])
+        for name, algorithm in EXACT.items()
+    ],
+)
 
 
 def update_of(algorithm):

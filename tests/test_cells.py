@@ -4,14 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from fixtures import assert_close, assert_same, cells, every_cell, make_batch, make_network, make_params, make_state
+from fixtures import assert_close, assert_same, cells, make_batch, make_network, make_params, make_state
 from jax.nn import sigmoid
 
 import rnn_jax as rj
 from rnn_jax.cells.rtu import gain
 
 
-@every_cell
+@cells
 def test_bptt_equals_autodiff_in_layers_of_different_sizes(cell):
     network = make_network(cell, 2)._replace(hidden=(5, 3))
     params, batch = make_params(network), make_batch(network, 20, 8, True, True, weight=True)

@@ -29,6 +29,7 @@ def test_the_mean_over_all_signs_is_exact_and_their_variance_is_the_number_of_pa
     np.testing.assert_allclose(variance / 256 / size, 8 - 1, rtol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cell", ["lstm-peepholes", "gru-diagonal"])
 @pytest.mark.parametrize("noise", ["normal", "rademacher"])
 def test_the_gradient_is_the_derivative_along_each_direction_times_it(cell, noise):
@@ -54,6 +55,7 @@ def test_the_gradient_is_the_derivative_along_each_direction_times_it(cell, nois
     assert_close(measured.layers, total, 1e-12)
 
 
+@pytest.mark.slow
 def test_neither_segments_nor_windows_change_the_directions():
     network = make_network(CELLS["lstm"], 2, inputs=3, hidden=4, outputs=3)
     params, batch = make_params(network), make_batch(network, T, B, True, True, weight=True)

@@ -69,10 +69,11 @@ VALID = re.compile(
   | .*(parameters|\.p)\ (short|long) | init_layer:\ cell\.states\ (short|long)
   | .*bias\[\d\]\ (huge|zero|three|minus|fraction|float64) | lstm:.*\ (huge|zero|three|minus|fraction|float64)
   | elman:\ leak\ float64 | sample:\ temperature\ (huge|zero|three|fraction|float64) | init:\ dtype\ float64
-  | .*(mask|reset|weight|key|clip|segment|s0)\ nothing
+  | .*(mask|reset|weight|key|clip|segment|s0)\ nothing | .*(signs|oracle)\ (function|type|no\ \w+|nothing)
   | .*(integer_targets|recurrent_bias|separate|recompute|diagonal|peepholes)\ true
   | .*(step|adjoint|value|error|init|update|batch_at)\ (function|type)
-  | .*(inputs|hidden|outputs|length|batch_size|segment|steps|every|index|count|warm_up)\ three
+  | .*(inputs|hidden|outputs|length|batch_size|segment|steps|every|index|count|warm_up|n|directions|history)\ three
+  | (eprop|dni):\ (rate|decay).*\ (zero|three|fraction|float64|huge)
   | .*(length|index|warm_up)\ zero | clip_by_global_norm:.*(huge|three|fraction|float64)
   | .*(prime|stream|tokens|hs)\ (short|long) | (decode|readout):.*\ empty | readout:\ hs\ flat
   | readout:\ params\.layers.*

@@ -3,8 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
-from fixtures import CELLS, assert_close
+from fixtures import assert_close, cells, every_cell
 
 import rnn_jax as rj
 from rnn_jax import jacobian, recurrence
@@ -29,7 +28,7 @@ def layer_and_step(cell):
     return layer, x, s_prev, step
 
 
-@pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
+@every_cell
 def test_push_and_pull_are_the_derivatives_of_the_step(cell):
     layer, x, s_prev, step = layer_and_step(cell)
     s, residual = step(layer, s_prev, x)
@@ -52,7 +51,7 @@ def test_push_and_pull_are_the_derivatives_of_the_step(cell):
         assert_close(tuple(a[row] for a in adjoint.delta_s_prev), tuple(a[row] for a in delta_s_prev), 1e-12)
 
 
-@pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
+@cells
 def test_pull_is_the_reverse_s_step(cell):
     layer, x, s_prev, step = layer_and_step(cell)
     s, residual = step(layer, s_prev, x)

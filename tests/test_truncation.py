@@ -92,6 +92,7 @@ def test_a_history_that_cannot_be_is_refused(history, every, name):
         truncated(tall(), history, every)
 
 
+@pytest.mark.slow
 def test_with_the_true_future_the_predictor_s_rule_is_bptt():
     network = tall()
     params, batch = make_params(network), everything(network)
@@ -101,6 +102,7 @@ def test_with_the_true_future_the_predictor_s_rule_is_bptt():
     assert_close(total_gradient(run(algorithm, params, batch, (6, 7))), expected, 1e-12)
 
 
+@pytest.mark.slow
 def test_without_a_rate_the_predictor_s_rule_is_bptt_by_windows():
     network = tall()
     params, batch = make_params(network), everything(network)

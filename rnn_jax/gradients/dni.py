@@ -10,7 +10,7 @@ from jax import lax
 
 from rnn_jax import network as net
 from rnn_jax import stack
-from rnn_jax.checks import check_network, check_number
+from rnn_jax.checks import check_function, check_network, check_number
 from rnn_jax.gradients import segments
 from rnn_jax.gradients.collectives import sum_over_batch
 from rnn_jax.gradients.segments import Rule, Segment, by_segments
@@ -77,6 +77,7 @@ def dni(
     for training recurrent neural networks*, Journal of Machine Learning Research 21 (2020).
     """
     check_network(network)
+    check_function(oracle, "oracle")
     check_number(rate, "rate", 0, math.inf, "a number, 0 or more")
 
     def init(params: Params, keys: Array) -> Memory:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from rnn_jax.checks import check_int, check_network, check_option
+from rnn_jax.checks import check_function, check_int, check_network, check_option
 from rnn_jax.gradients import segments
 from rnn_jax.gradients.segments import Blocks, Rule, Segment, by_segments
 from rnn_jax.network import init as init_params
@@ -68,6 +68,7 @@ def forward_gradient(
     *Learning by directional gradient descent*, ICLR (2022).
     """
     check_network(network)
+    check_function(signs, "signs")
     check_int(directions, "directions")
     check_option(noise, "noise", get_args(Noise))
 

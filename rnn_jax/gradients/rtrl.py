@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from rnn_jax.checks import check_network
 from rnn_jax.gradients import segments
 from rnn_jax.gradients.segments import Rule, Segment, by_segments
 from rnn_jax.network import zero_states
@@ -36,6 +37,7 @@ def rtrl(network: Network, segment: int | None = None) -> Algorithm:
     Computation 1 (1989); by segments: Schmidhuber, *A fixed size storage O(n³) time complexity learning algorithm for
     fully recurrent continually running networks*, Neural Computation 4 (1992).
     """
+    check_network(network)
 
     def init(params: Params, keys: Array) -> Any:
         state = zero_states(network, len(keys), params.V.dtype)
@@ -62,7 +64,9 @@ def rtrl(network: Network, segment: int | None = None) -> Algorithm:
         credited = segments.as_layers(segment, credited)
         return jax.tree.map(lambda g, c: g + c.astype(g.dtype), gradients, credited), M, shared
 
-    return by_segments(network, Rule(init, credit), Exact(across_windows=True), segment or longest(network))
+    return by_segments(
+        network, Rule(init, credit), Exact(across_windows=True), longest(network) if segment is None else segment
+    )
 
 
 def longest(network: Network) -> int:

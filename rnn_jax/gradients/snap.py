@@ -86,7 +86,9 @@ def snap(
         return tuple(gradient for gradient, _ in results), tuple(after for _, after in results), shared
 
     longest = max((each.units.shape[1] for each in reaches if each is not None), default=None)
-    return by_segments(network, Rule(init, credit), claim_of(network, n, pattern, inside), segment or longest)
+    return by_segments(
+        network, Rule(init, credit), claim_of(network, n, pattern, inside), longest if segment is None else segment
+    )
 
 
 def check_pattern(network: Network, pattern: Any) -> None:

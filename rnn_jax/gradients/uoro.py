@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rnn_jax.checks import layer_sizes
+from rnn_jax.checks import check_function, check_network, layer_sizes
 from rnn_jax.gradients import segments
 from rnn_jax.gradients.segments import Rule, Segment, by_segments
 from rnn_jax.network import zero_states
@@ -50,6 +50,8 @@ def uoro(network: Network, segment: int | None = None, signs: Callable[[Array], 
     Source: Tallec & Ollivier, *Unbiased online recurrent optimization*, ICLR (2018), whose segments are one step; with
     memory, as in their section on it, they are longer.
     """
+    check_network(network)
+    check_function(signs, "signs")
 
     def init(params: Params, keys: Array) -> Memory:
         B = len(keys)
