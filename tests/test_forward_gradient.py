@@ -57,16 +57,17 @@ def test_the_gradient_is_the_derivative_along_each_direction_times_it(cell, nois
 
 @pytest.mark.slow
 def test_neither_segments_nor_windows_change_the_directions():
-    network = make_network(CELLS["lstm"], 2, inputs=3, hidden=4, outputs=3)
+    network = make_network(CELLS["elman"], inputs=3, hidden=4, outputs=3)
     params, batch = make_params(network), make_batch(network, T, B, True, True, weight=True)
     batch = batch._replace(reset=batch.reset.at[5:8].set(True), mask=batch.mask.at[5:8].set(True))
 
     def after(segment, windows):
         algorithm = forward_gradient(network, 2, segment=segment)
-        carry, total, start = algorithm.init(params, B, jax.random.key(1)), None, 0
+        update, total, start = jax.jit(algorithm.update), None, 0
+        carry = algorithm.init(params, B, jax.random.key(1))
         for n in windows:
             window = jax.tree.map(lambda a, i=start, n=n: a[i : i + n], batch)
-            carry, estimate = algorithm.update(params, carry, window)
+            carry, estimate = update(params, carry, window)
             total = estimate.grads if total is None else jax.tree.map(jnp.add, total, estimate.grads)
             start += n
         return total, (carry.memory.ds, carry.memory.v), carry.memory.draw, jax.random.key_data(carry.memory.key)
@@ -74,7 +75,7 @@ def test_neither_segments_nor_windows_change_the_directions():
     expected = after(None, (T,))
     resets = (batch.reset & batch.mask).sum(axis=0)
     np.testing.assert_array_equal(expected[2], resets)
-    for segment, windows in ((1, (T,)), (5, (T,)), (None, (1, 6, 5))):
+    for segment, windows in ((1, (T,)), (4, (6, 6))):
         measured = after(segment, windows)
         assert_close(measured[:2], expected[:2], 1e-12)
         np.testing.assert_array_equal(measured[2], expected[2])

@@ -108,7 +108,10 @@ def append(memory: Memory, segment: Segment) -> Memory:
         xs = jax.nn.one_hot(xs, memory.xs.shape[-1], dtype=memory.xs.dtype)
     reset = None if steps.reset is None else steps.reset & counts
     seen = tuple(
-        Trajectory(recurrence.zero_where(reset, tuple(ss[:-1] for ss in each.ss)), each.residual)
+        Trajectory(
+            recurrence.zero_where(reset, tuple(ss[:-1] for ss in each.ss)),
+            tuple(recurrence.zero_unless(steps.mask, residual) for residual in each.residual),
+        )
         for each in segment.trajectories
     )
     new = jax.tree.map(lambda a: jnp.moveaxis(a, 0, 1), Memory(seen, xs, counts))
