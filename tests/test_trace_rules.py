@@ -77,6 +77,7 @@ def masked_rtrl(network, pattern, n):
 def test_snap_is_rtrl_with_its_influence_cut_to_what_is_within_reach(cell):
     network, params, batch = setting(CELLS[cell])
     pattern = ring(5) | np.eye(5, dtype=bool)
+    pattern[1, 4] = True  # one unit reaches more than the others do
     params = sparse(params, pattern)
     expected = sparse(gradient(masked_rtrl(network, pattern, 2), params, batch), pattern)
     for segment in (None, 1, 4):
