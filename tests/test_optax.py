@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 import optax.contrib
 import pytest
-from fixtures import make_batch, make_network, make_params
+from fixtures import make_batch, make_network, make_params, marked
 
 import rnn_jax as rj
 from rnn_jax import checkpoint, train
@@ -295,7 +295,7 @@ def test_all_of_optax_is_in_the_tables(module):
     assert set(factories(MODULES[module])) == TRAINED[module].keys() | REFUSED[module].keys()
 
 
-@pytest.mark.parametrize("name", TRAINS)
+@pytest.mark.parametrize("name", marked(TRAINS, KINDS_OF_STATE))
 def test_trains(name):
     """Three finite steps, also as ``jit`` traces them, that change the parameters and not the form of the state."""
     optimiser, step, _ = parts(name)

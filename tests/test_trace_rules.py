@@ -84,6 +84,7 @@ def test_snap_is_rtrl_with_its_influence_cut_to_what_is_within_reach(cell):
         assert_close(gradient(snap(network, 2, pattern, segment=segment), params, batch), expected, 1e-12)
 
 
+@pytest.mark.slow
 def test_snap_with_all_units_within_reach_is_rtrl():
     network, params, batch = setting(CELLS["elman"])
     expected = gradient(rtrl(network), params, batch)
@@ -91,6 +92,7 @@ def test_snap_with_all_units_within_reach_is_rtrl():
     assert_close(gradient(snap(network, 2, inside="full", segment=2), params, batch), expected, 1e-12)
 
 
+@pytest.mark.slow
 def test_both_forms_of_the_first_order_are_one_rule():
     network, params, batch = setting(CELLS["elman"])
     everything = np.ones((5, 5), bool)
@@ -119,6 +121,7 @@ def test_one_segment_of_the_full_jacobian_is_bptt(rule):
     assert_close(gradient(rule(network, inside="full"), params, batch, (12,)), expected, 1e-12)
 
 
+@pytest.mark.slow
 def test_a_trace_across_segments_is_closer_than_truncation():
     network, T = make_network(CELLS["elman"], hidden=16, inputs=8), 96
     params = rj.init(network, jax.random.key(0), dtype="float64")
