@@ -165,8 +165,8 @@ def plot(cases: list[dict[str, Any]], config: Config, path: Path) -> None:
         1, f"bptt against jax.grad, H = {config.hidden}, B = {config.batch}, {layers}", 4.6
     )
     palette = (figures.BLUE, figures.ORANGE, figures.GREEN, figures.VERMILLION, figures.PURPLE, figures.SKY)
-    looks = [{"color": colour, "ls": line} for line in ("-", ":") for colour in palette]
-    styles = dict(zip(CELLS, itertools.cycle(looks), strict=False))
+    looks = [{"color": colour, "ls": line} for line in ("-", ":", "--") for colour in palette]
+    styles = dict(zip(dict.fromkeys(case["cell"] for case in cases), itertools.cycle(looks), strict=False))
     markers = {"bfloat16": "^", "float32": "s", "float64": "o"}
     for dtype, marker in markers.items():
         for cell, style in styles.items():
