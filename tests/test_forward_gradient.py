@@ -30,8 +30,7 @@ def test_the_mean_over_all_signs_is_exact_and_their_variance_is_the_number_of_pa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("cell", ["lstm-peepholes", "gru-diagonal"])
-@pytest.mark.parametrize("noise", ["normal", "rademacher"])
+@pytest.mark.parametrize(("cell", "noise"), [("lstm-peepholes", "rademacher"), ("gru-diagonal", "normal")])
 def test_the_gradient_is_the_derivative_along_each_direction_times_it(cell, noise):
     """Directions of a new sequence are read from its memory; JAX's derivative along them is the reference."""
     network = make_network(CELLS[cell], 2, inputs=3, hidden=4, outputs=3)
@@ -39,17 +38,17 @@ def test_the_gradient_is_the_derivative_along_each_direction_times_it(cell, nois
     algorithm = forward_gradient(network, 3, noise)
     memory = algorithm.init(params, 1, jax.random.key(7)).memory
     total = jax.tree.map(jnp.zeros_like, params.layers)
+
+    def loss(params):
+        return rj.loss(network, params, rj.initial_state(network, params, 1), batch)[0]
+
+    slope_along = jax.jit(lambda direction: jax.jvp(loss, (params,), (direction,))[1])
     for number in range(3):
         of_layers = tuple(
             rj.gradients.segments.as_layer(each, layer, jax.tree.map(lambda a, i=number: a[0, i], v))
             for each, layer, v in zip(network.cells, params.layers, memory.v, strict=True)
         )
-        direction = jax.tree.map(jnp.zeros_like, params)._replace(layers=of_layers)
-        _, slope = jax.jvp(
-            lambda params: rj.loss(network, params, rj.initial_state(network, params, 1), batch)[0],
-            (params,),
-            (direction,),
-        )
+        slope = slope_along(jax.tree.map(jnp.zeros_like, params)._replace(layers=of_layers))
         total = jax.tree.map(lambda a, v, slope=slope: a + slope * v / 3, total, of_layers)
     measured = total_gradient(run(algorithm, params, batch, (5, 7), jax.random.key(7)))
     assert_close(measured.layers, total, 1e-12)

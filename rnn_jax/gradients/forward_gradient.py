@@ -51,7 +51,7 @@ def forward_gradient(
     For θ parameters of the layers the relative variance is (θ + 1) / R, with Rademacher signs (θ − 1) / R.  Choose it
     for few parameters or many examples.  A step takes O(R θ) for each example, since v is its own.  The memory is
     R (θ + N) numbers an example, whatever the length of the sequence.  A segment runs once more for each reset of the
-    example that has most of them, so segments should be short where resets are frequent.
+    example that has most of them.
 
     Args:
       network: what to differentiate.
@@ -92,11 +92,20 @@ def forward_gradient(
         return Memory(jnp.repeat(ds[:, None], directions, axis=1), v, keys[:, 0], draw)
 
     def draw_again(memory: Memory, rows: Array) -> Memory:
-        keys = jax.vmap(jax.random.split)(memory.key)
-        like = jax.tree.map(lambda a: a[0], memory.v)
-        v = jax.vmap(lambda key, draw: drawn(like, key, draw))(keys[:, 1], memory.draw + 1)
-        again: Memory = segments.where_rows(rows, Memory(memory.ds, v, keys[:, 0], memory.draw + 1), memory)
-        return again
+        def of_example(again: Array, v: Any, key: Array, draw: Array) -> Any:
+            def new() -> Any:
+                kept, used = jax.random.split(key)
+                return drawn(v, used, draw + 1), kept, draw + 1
+
+            return lax.cond(again, new, lambda: (v, key, draw))
+
+        # On a CPU example by example, since drawing takes longer than a step, and few examples have a reset at once.
+        v, key, draw = lax.platform_dependent(
+            rows, memory.v, memory.key, memory.draw,
+            cpu=lambda *batch: lax.map(lambda one: of_example(*one), batch),
+            default=jax.vmap(of_example),
+        )  # fmt: skip
+        return Memory(memory.ds, v, key, draw)
 
     def credit(segment: Segment, memory: Memory, shared: Any) -> tuple[tuple[Layer, ...], Memory, Any]:
         # Between two resets an example has one direction: in each stretch its steps are run along that one.
