@@ -13,7 +13,7 @@ from rnn_jax.gradients.rtrl import rtrl
 from rnn_jax.gradients.snap import snap
 from rnn_jax.testing.scenarios import run, total_gradient
 
-WINDOWS = (5, 1, 6)
+WINDOWS = (7, 5)
 RING = (0.524, 0.250, 0.128, 0.0736, 0.0419)
 """How far SnAp-n of orders 1 to 5 is off on the ring of six units below; order 6 is exact."""
 
@@ -79,11 +79,11 @@ def test_snap_is_rtrl_with_its_influence_cut_to_what_is_within_reach(cell):
     pattern = ring(5) | np.eye(5, dtype=bool)
     pattern[1, 4] = True  # one unit reaches more than the others do
     params = sparse(params, pattern)
-    expected = sparse(gradient(masked_rtrl(network, pattern, 2), params, batch), pattern)
-    for segment in (None, 1, 4):
-        assert_close(gradient(snap(network, 2, pattern, segment=segment), params, batch), expected, 1e-12)
+    expected = sparse(gradient(masked_rtrl(network, pattern, 2), params, batch, (12,)), pattern)
+    assert_close(gradient(snap(network, 2, pattern, segment=4), params, batch), expected, 1e-12)
 
 
+@pytest.mark.slow
 def test_snap_with_all_units_within_reach_is_rtrl():
     network, params, batch = setting(CELLS["elman"])
     expected = gradient(rtrl(network), params, batch)
@@ -91,6 +91,7 @@ def test_snap_with_all_units_within_reach_is_rtrl():
     assert_close(gradient(snap(network, 2, inside="full", segment=2), params, batch), expected, 1e-12)
 
 
+@pytest.mark.slow
 def test_both_forms_of_the_first_order_are_one_rule():
     network, params, batch = setting(CELLS["elman"])
     everything = np.ones((5, 5), bool)
@@ -119,6 +120,7 @@ def test_one_segment_of_the_full_jacobian_is_bptt(rule):
     assert_close(gradient(rule(network, inside="full"), params, batch, (12,)), expected, 1e-12)
 
 
+@pytest.mark.slow
 def test_a_trace_across_segments_is_closer_than_truncation():
     network, T = make_network(CELLS["elman"], hidden=16, inputs=8), 96
     params = rj.init(network, jax.random.key(0), dtype="float64")
