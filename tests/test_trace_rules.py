@@ -13,7 +13,7 @@ from rnn_jax.gradients.rtrl import rtrl
 from rnn_jax.gradients.snap import snap
 from rnn_jax.testing.scenarios import run, total_gradient
 
-WINDOWS = (5, 1, 6)
+WINDOWS = (7, 5)
 RING = (0.524, 0.250, 0.128, 0.0736, 0.0419)
 """How far SnAp-n of orders 1 to 5 is off on the ring of six units below; order 6 is exact."""
 
@@ -79,9 +79,8 @@ def test_snap_is_rtrl_with_its_influence_cut_to_what_is_within_reach(cell):
     pattern = ring(5) | np.eye(5, dtype=bool)
     pattern[1, 4] = True  # one unit reaches more than the others do
     params = sparse(params, pattern)
-    expected = sparse(gradient(masked_rtrl(network, pattern, 2), params, batch), pattern)
-    for segment in (None, 1, 4):
-        assert_close(gradient(snap(network, 2, pattern, segment=segment), params, batch), expected, 1e-12)
+    expected = sparse(gradient(masked_rtrl(network, pattern, 2), params, batch, (12,)), pattern)
+    assert_close(gradient(snap(network, 2, pattern, segment=4), params, batch), expected, 1e-12)
 
 
 @pytest.mark.slow
