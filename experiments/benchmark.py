@@ -31,6 +31,7 @@ import benchmark_figures
 import jax
 import jax.numpy as jnp
 import timing
+import tricks
 from peers import HOISTED, JAX_GRAD, READOUT_OUTSIDE, STANDARD, builders, by_jax_grad
 from timing import BPTT, MATMULS, RECOMPUTED, Candidate, Case, Program, Row, batch_of, by_case, network_of
 from tqdm import tqdm
@@ -40,7 +41,7 @@ from rnn_jax import experiment
 from rnn_jax.checks import require
 from rnn_jax.diagnostics import worst
 
-Part = Literal["grid", "profile", "scaling", "crossover", "long", "programs"]
+Part = Literal["grid", "profile", "tricks", "scaling", "crossover", "long", "programs"]
 DIAGONAL = "bptt, diagonal W"
 PROFILE = (MATMULS, BPTT, DIAGONAL)
 FILES = r"rows\.jsonl|summary\.json|(peers|length|crossover)\.png|(cuda|tpu)-\w+\.json"
@@ -51,10 +52,10 @@ FILES = r"rows\.jsonl|summary\.json|(peers|length|crossover)\.png|(cuda|tpu)-\w+
 class Config:
     """Which cases to measure."""
 
-    parts: tuple[Part, ...] = ("grid", "profile", "scaling", "crossover", "long", "programs")
-    """grid: every program; profile: bptt with and without its recurrent products; scaling: in H and B; crossover:
-    storing states or recomputing them (gradient checkpointing); long: T to --longest, B = 1; programs: compiled for
-    accelerators."""
+    parts: tuple[Part, ...] = ("grid", "profile", "tricks", "scaling", "crossover", "long", "programs")
+    """grid: every program; profile: bptt with and without its recurrent products; tricks: bptt with
+    each platform trick of rnn_jax/ops.py replaced by its plain form; scaling: in H and B; crossover: storing states or
+    recomputing them (gradient checkpointing); long: T to --longest, B = 1; programs: compiled for accelerators."""
     cells: tuple[Literal["elman", "lstm", "gru"], ...] = ("elman", "lstm", "gru")
     hidden: tuple[int, ...] = (128, 256, 512)
     """H of the grid."""
@@ -160,6 +161,10 @@ def plan(config: Config, folder: Path) -> list[Job]:
         add_interleaved("grid", Case(cell, hidden, B, T))
     for cell in config.cells:
         add_interleaved("profile", Case(cell, H, 4, 16) if small else Case(cell, H, 64, 256), PROFILE)
+        for hidden, B, T in ((16, 8, 16),) if small else ((256, 64, 256), (384, 64, 96), (256, 1, 1024)):
+            case = Case(cell, hidden, B, T)
+            measure = partial(timing.measure, case, tricks.builders(case), config.rounds, config.product)
+            jobs.append(Job("tricks", case, "", measure))
         for hidden in (16,) if small else (64, 128, 256, 512, 1024):
             add_interleaved("scaling", Case(cell, hidden, 32, 64), (BPTT, *JAX_GRAD))
         for B in (2,) if small else (1, 4, 16, 64, 256):
@@ -299,6 +304,11 @@ def report(ratios: list[dict[str, Any]], rows: list[Row]) -> None:
         most = max(row["devices"] for row in here)
         shown = (f"{row['program']} {row['milliseconds']:.1f}" for row in here if row["devices"] == most)
         print(f"{_name(case._asdict()):<26}  " + "  ".join(shown) + f"  floor {here[0]['floor']:.1f}")
+    print("\nbptt with one platform trick replaced by its plain form: times the time of bptt as it is")
+    for case, here in by_case(rows, "tricks").items():
+        usual = next(row["milliseconds"] for row in here if row["program"] == BPTT)
+        shown = (f"{row['program']} {row['milliseconds'] / usual:.2f}" for row in here if row["program"] != BPTT)
+        print(f"{_name(case._asdict()):<26}  " + "  ".join(shown))
     for row in rows:
         if row["part"] in ("long", "programs"):
             shown = (f"{name}={_short(value)}" for name, value in row.items() if name not in ("part", "way"))

@@ -332,8 +332,8 @@ def project(layer: Layer, xs: Array, mask: Flags = None) -> Array:
 
 
 def transposed(cell: Cell, layer: Layer) -> Array | None:
-    """Wᵀ of a dense recurrence, made once outside of all loops; None where there is no matrix W."""
-    return None if layer.W is None or cell.recurrence != "dense" else ops.transpose_once(layer.W)
+    """Wᵀ of a dense recurrence; None where there is no matrix W."""
+    return None if layer.W is None or cell.recurrence != "dense" else layer.W.T
 
 
 def unroll(
