@@ -13,6 +13,7 @@ influence, no larger than a factor, is carried exactly.
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -35,8 +36,8 @@ OUTCOMES = 4096
 class Crossing(NamedTuple):
     """What a segment of n steps does to the influence of one matrix, for one example."""
 
-    J: Array
-    """∂s_end/∂s_start, [N, N]."""
+    push: Callable[[Array], Array]
+    """``rows -> rows Jᵀ``: tangents of the state at the start, […, N], taken to the end, J = ∂s_end/∂s_start."""
     C: Array
     """∂s_end/∂z_t of each step, [n, N, G·H]."""
     u: Array
@@ -50,7 +51,7 @@ class Factors(NamedTuple):
     """``(N, g, m) -> shapes`` of the factors of one example, g = G·H."""
     credit: Callable[[Any, Array], Array]
     """``(factors, δs [B, N]) -> δs M``, [g, m], summed over the batch."""
-    count: Callable[[int, int, int], int]
+    draws: Callable[[int, int, int], int]
     """``(n, g, m) -> signs`` that crossing n steps needs."""
     advance: Callable[[Any, Crossing, Array], Any]
     """``(factors, crossing, signs) -> factors`` of one example."""
@@ -62,15 +63,13 @@ class Memory(NamedTuple):
     factors: Any
     """Of each layer and each of its matrices, [B, …]."""
     units: Any
-    """Of each layer, the influence of its parameters of one number a unit, [B, N, …]."""
+    """Of each layer, the influence of its parameters of one number a unit, [B, …, N]."""
     key: Array
     border: Array
     """How many borders it has crossed, int [B]."""
 
 
-def by_factors(
-    network: Network, factors: Factors, claim: Claim, segment: int | None, signs: Signs | None
-) -> Algorithm:
+def by_factors(network: Network, factors: Factors, claim: Claim, segment: int | None, signs: Signs | None) -> Algorithm:
     """The algorithm of a rule; signs that are given are the same for all matrices and examples."""
 
     def init(params: Params, keys: Array) -> Memory:
@@ -82,7 +81,8 @@ def by_factors(
             return tuple(jnp.zeros((B, *shape), matrix.dtype) for shape in factors.zeros(*matrix.shape[1:]))
 
         by_matrix = tuple(tuple(map(fresh, each.matrices)) for each in blocks)
-        return Memory(by_matrix, tuple(each.units for each in blocks), keys, jnp.zeros(B, jnp.int32))
+        units = tuple(tuple(M.swapaxes(1, 2) for M in each.units) for each in blocks)
+        return Memory(by_matrix, units, keys, jnp.zeros(B, jnp.int32))
 
     def draw(segment: Segment, memory: Memory, keys: Array) -> Any:
         """Of each layer and matrix, signs [B, count]."""
@@ -90,7 +90,7 @@ def by_factors(
         for level, (_, layer, _) in enumerate(segment.layers):
             of_layer = []
             for each in segments.features(segment, level)[0]:
-                count = factors.count(n, len(layer.b), each.shape[-1])
+                count = factors.draws(n, len(layer.b), each.shape[-1])
 
                 def random(key: Array, number: int = number, count: int = count) -> Array:
                     return jax.random.rademacher(jax.random.fold_in(key, number), (count,), jnp.int8)
@@ -107,34 +107,42 @@ def by_factors(
         credited = tuple(
             Blocks(
                 tuple(factors.credit(each, delta) for each in matrices),
-                tuple(delta.reshape(-1) @ M.reshape(delta.size, -1) for M in units),
+                tuple(jnp.tensordot(M, delta, ((0, 2), (0, 1))) for M in units),
             )
             for matrices, units in zip(memory.factors, memory.units, strict=True)
         )
-        credited = segments.as_layers(segment, credited)
-        gradients = jax.tree.map(lambda g, c: g + c.astype(g.dtype), gradients, credited)
+        gradients = jax.tree.map(lambda g, c: g + c.astype(g.dtype), gradients, segments.as_layers(segment, credited))
 
         def of_example(inputs: Any) -> tuple[Any, Any]:
             arrays, by_matrix, by_unit, signs = inputs
             one = segments.of_example(segment, arrays)
-            N = delta.shape[1]
-            adjoints, start = segments.pull(one, segments.unflatten_state(one, jnp.eye(N, dtype=delta.dtype)))
-            J = segments.flatten_state(start)
+            unit_vectors = segments.unflatten_state(one, jnp.eye(delta.shape[1], dtype=delta.dtype))
+            adjoints, start = segments.pull(one, unit_vectors)
+            push = partial(push_one_step, one) if n == 1 else partial(jnp.matmul, b=segments.flatten_state(start).T)
             new, units = [], []
             for level, adjoint in enumerate(adjoints):
                 features, hs = segments.features(one, level)
-                crossings = [Crossing(J, *each) for each in zip(adjoint.deltas, (u[:, 0] for u in features), strict=False)]
+                crossings = [Crossing(push, C, u[:, 0]) for C, u in zip(adjoint.deltas, features, strict=False)]
                 new.append(tuple(map(factors.advance, by_matrix[level], crossings, signs[level])))
                 theta = segments.layer_blocks(one, level, features, hs, adjoint).units
-                units.append(tuple(J @ M + each for M, each in zip(by_unit[level], theta, strict=True)))
+                units.append(tuple(push(M) + each.T for M, each in zip(by_unit[level], theta, strict=True)))
             return tuple(new), tuple(units)
 
-        keys = jax.vmap(jax.random.split)(memory.key)
-        noise = draw(segment, memory, keys[:, 1])
-        advanced = lax.map(of_example, (segments.example(segment), memory.factors, memory.units, noise))
-        return gradients, Memory(*advanced, keys[:, 0], memory.border + 1), shared
+        keys, n = jax.vmap(jax.random.split)(memory.key), len(segment.delta_hs)
+        inputs = segments.example(segment), memory.factors, memory.units, draw(segment, memory, keys[:, 1])
+        new, units = jax.vmap(of_example)(inputs) if n == 1 else lax.map(of_example, inputs)
+        return gradients, Memory(new, units, keys[:, 0], memory.border + 1), shared
 
     return by_segments(network, Rule(init, credit), claim, segment)
+
+
+def push_one_step(one: Segment, rows: Array) -> Array:
+    """Rows of tangents, […, N], through a segment of one step, whose J, as large as a product with W, is not made."""
+
+    def push(row: Array) -> Array:
+        return segments.flatten_state(segments.push(one, segments.unflatten_state(one, row[None])))[0]
+
+    return jax.vmap(push)(rows.reshape(-1, rows.shape[-1])).reshape(rows.shape)
 
 
 def norm(a: Array, axes: tuple[int, ...] | None = None) -> Array:
@@ -153,20 +161,23 @@ def balance(a: Array, b: Array) -> tuple[Array, Array]:
 
 
 def hadamard(columns: int) -> Array:
-    """Rows of signs whose columns are orthogonal, the first one all ones: their mean of c_i c_j is that of all signs."""
+    """Rows of signs with orthogonal columns, the first all ones: over them the mean of c cᵀ is the identity."""
     rows = jnp.ones((1, 1))
     while len(rows) < columns:
         rows = jnp.block([[rows, rows], [rows, -rows]])
     return rows[:, :columns]
 
 
-def enumerated(table: Callable[[Network], Array], rows: int, segment: int = 2) -> Unbiased:
-    """The claim, with rows of a table as the signs of each border; ``rows``: of the table at H = 2."""
-    borders = int(math.log(OUTCOMES, rows) + 1e-9)
+def enumerated(table: Callable[[Network], Array], rows: int) -> Unbiased:
+    """The claim, by segments of two steps, with the rows of a table as the signs of a border; at H = 2 it has ``rows``.
+
+    The last border is left out, since no loss comes after it.
+    """
+    borders = min(5, int(math.log(OUTCOMES, rows) + 1e-9))
 
     def enumerate_rows(network: Network, T: int, B: int) -> tuple[Callable[[Array], dict[str, Any]], Array]:
         each = table(network)
-        outcomes = jnp.indices((len(each),) * -(-T // segment)).reshape(-(-T // segment), -1).T
-        return lambda outcome: {"segment": segment, "signs": lambda border: each[outcome[border]]}, outcomes
+        outcomes = jnp.indices((len(each),) * (T // 2)).reshape(T // 2, -1).T
+        return lambda outcome: {"segment": 2, "signs": lambda border: each[outcome[border]]}, outcomes
 
-    return Unbiased(enumerate_rows, steps=segment * min(borders, 5))
+    return Unbiased(enumerate_rows, steps=2 * borders)
