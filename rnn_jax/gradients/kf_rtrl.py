@@ -58,6 +58,6 @@ def advance(factors: Pair, crossing: Crossing, signs: Array) -> Pair:
         jnp.concatenate([kronecker.norm(a)[None], kronecker.norm(u, (1,))]),
         jnp.concatenate([kronecker.norm(pushed)[None], kronecker.norm(C, (1, 2))]),
     )
-    rho, inverse = (signs * rho).astype(a.dtype), (signs * inverse).astype(a.dtype)
+    rho, inverse = (signs * each.astype(a.dtype) for each in (rho, inverse))
     a = rho[0] * a + rho[1:] @ u
     return a, inverse[0] * pushed + jnp.tensordot(inverse[1:], C, 1).T

@@ -97,7 +97,8 @@ def _singular_values(left: Array, right: Array) -> tuple[Array, Array, Array]:
     Q_right, R_right = jnp.linalg.qr(right.T)
     X, sigma, Y_T = jnp.linalg.svd(R_left @ R_right.T, full_matrices=False)
     X, Y = Q_left @ X, Q_right @ Y_T.T
-    upright = jnp.where(X.sum(axis=0) < 0, -1, 1).astype(X.dtype)  # else rounding may choose the sign of a pair
+    sums = X.sum(axis=0, keepdims=True)
+    upright = jnp.where(sums < 0, -1, 1).astype(X.dtype)  # else rounding may choose the sign of a pair
     return upright * X, sigma, upright * Y
 
 
@@ -107,12 +108,12 @@ def mixing(sigma: Array, r: int) -> Array:
     sigma = jnp.where(sigma > p * jnp.finfo(sigma.dtype).eps * sigma[:1], sigma, 0)
     if p <= r:
         return jnp.pad(jnp.diag(jnp.sqrt(sigma)), ((0, 0), (0, r - p)))
-    k, index = jnp.arange(r, 0, -1), jnp.arange(p)
+    k, index = jnp.arange(r, 0, -1, dtype=sigma.dtype), jnp.arange(p)
     tails = jnp.cumsum(sigma[::-1])[::-1]
     head = jnp.argmax(k * sigma[:r] <= tails[:r])  # the first one: the largest k
     k, tail = k[head], tails[head]
     shares = jnp.where(index < head, 1, sigma * k / jnp.where(tail > 0, tail, 1))
-    shares = jnp.where(tail > 0, shares, index < r).astype(sigma.dtype)
+    shares = jnp.where(tail > 0, shares, (index < r).astype(sigma.dtype))
     scale = jnp.where(index < head, jnp.sqrt(sigma), jnp.sqrt(tail / k))
     return scale[:, None] * orthonormal(shares, r)
 
@@ -132,7 +133,8 @@ def orthonormal(shares: Array, r: int) -> Array:
         long, short = Z[i], Z[j]
         Z = Z.at[i].set(c * long - s * short).at[j].set(s * long + c * short)
         norms = norms.at[i].add(-moved).at[j].add(moved)
-        return Z, norms, i + (excess <= want), j + (excess > want)
+        done = (excess <= want).astype(i.dtype)
+        return Z, norms, i + done, j + 1 - done
 
     start = Z, (jnp.arange(p) < r).astype(Z.dtype), jnp.asarray(0), jnp.asarray(r)
     turned: Array = lax.fori_loop(0, p - 1, rotate, start)[0]

@@ -64,5 +64,5 @@ def advance(factors: Pair, crossing: Crossing, signs: Array) -> Pair:
     pushed, new = push(B), u.T @ (C @ signs)
     rho0, inverse0 = kronecker.balance(kronecker.norm(A), kronecker.norm(pushed))
     rho1, inverse1 = kronecker.balance(kronecker.norm(signs), kronecker.norm(new))
-    A, B = rho0 * A + rho1 * signs, inverse0 * pushed + inverse1 * new
-    return A.astype(signs.dtype), B.astype(signs.dtype)
+    rho0, inverse0, rho1, inverse1 = (each.astype(A.dtype) for each in (rho0, inverse0, rho1, inverse1))
+    return rho0 * A + rho1 * signs, inverse0 * pushed + inverse1 * new
