@@ -117,8 +117,8 @@ def _nowhere_zero(tree: Any) -> bool:
 def _sequence(network: Network, T: int, everything: bool) -> tuple[Params, Batch, tuple[int, ...]]:
     """A short sequence of one row, in one window; or in two, with a masked step, a reset and weights.
 
-    Of six steps the second is masked, the third has weight 0 and the fifth is reset; the border is after the second, so
-    that credit for the loss of the fourth step crosses it.  Shorter sequences have as much of this as fits.
+    Of six steps the second is masked, the third has weight 0 and the fifth is reset; the border is after the third, so
+    that credit for the loss of the fourth step crosses it, from two steps.  Shorter sequences have as much as fits.
     """
     rng = np.random.default_rng(0)
     xs, ys = (jnp.asarray(rng.integers(0, 2, (T, 1))) for _ in range(2))
@@ -126,7 +126,7 @@ def _sequence(network: Network, T: int, everything: bool) -> tuple[Params, Batch
         return make_params(network), Batch(xs, ys), (1,) * T if everything else (T,)
     step, weight = jnp.arange(T)[:, None], jnp.asarray(rng.uniform(0.5, 2.0, (T, 1)))
     mask, reset = (step != 1) | (T < 4), step == (T - 2 if T > 4 else T - 1)
-    border = 2 if T > 3 else 1
+    border = 3 if T > 5 else 2 if T > 3 else 1
     batch = Batch(xs, ys, mask, reset | ~mask, jnp.where((step == 2) & (T > 5), 0, weight))
     return make_params(network), batch, (border, T - border)
 
