@@ -10,7 +10,10 @@ from rnn_jax.gradients.dni import dni
 from rnn_jax.gradients.eprop import eprop, rflo
 from rnn_jax.gradients.forward_gradient import forward_gradient
 from rnn_jax.gradients.immediate import immediate
+from rnn_jax.gradients.kf_rtrl import kf_rtrl
 from rnn_jax.gradients.micro_batches import micro_batches
+from rnn_jax.gradients.optimal_kronecker import optimal_kronecker
+from rnn_jax.gradients.reverse_kf_rtrl import reverse_kf_rtrl
 from rnn_jax.gradients.rtrl import rtrl
 from rnn_jax.gradients.sequence import value_and_grad
 from rnn_jax.gradients.snap import snap
@@ -22,6 +25,9 @@ ALGORITHMS: dict[str, Callable[[Network], Algorithm]] = {
     "bptt": bptt,
     "rtrl": rtrl,
     "uoro": uoro,
+    "kf_rtrl": kf_rtrl,
+    "reverse_kf_rtrl": reverse_kf_rtrl,
+    "optimal_kronecker": optimal_kronecker,
     "forward_gradient": forward_gradient,
     "snap": snap,
     "eprop": eprop,
@@ -43,7 +49,10 @@ __all__ = [
     "eprop",
     "forward_gradient",
     "immediate",
+    "kf_rtrl",
     "micro_batches",
+    "optimal_kronecker",
+    "reverse_kf_rtrl",
     "rflo",
     "rtrl",
     "snap",

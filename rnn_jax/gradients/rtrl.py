@@ -1,6 +1,6 @@
 """Real-time recurrent learning: the influence of every parameter on every state value, carried forward in time."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -8,12 +8,21 @@ from jax import lax
 
 from rnn_jax.checks import check_network
 from rnn_jax.gradients import segments
-from rnn_jax.gradients.segments import Rule, Segment, by_segments
+from rnn_jax.gradients.history import History, append, before, empty
+from rnn_jax.gradients.segments import Blocks, Rule, Segment, by_segments
 from rnn_jax.network import zero_states
 from rnn_jax.types import Algorithm, Array, Exact, Layer, Network, Params
 
 
-def rtrl(network: Network, segment: int | None = None) -> Algorithm:
+class Memory(NamedTuple):
+    """What crosses a border, and with ``online`` the steps since."""
+
+    M: tuple[Blocks, ...]
+    """∂s/∂θ, blocks [B, N, …] of each layer."""
+    history: History | None
+
+
+def rtrl(network: Network, segment: int | None = None, online: bool = False) -> Algorithm:
     """Real-time recurrent learning by segments.  Exact across windows of any lengths, for every cell and depth.
 
     M = ∂s/∂θ [N, θ] of the N state values of all layers crosses the border of two segments; inside of a segment the
@@ -26,9 +35,15 @@ def rtrl(network: Network, segment: int | None = None) -> Algorithm:
     With ``segment=1`` this is the textbook's rule: O(N² θ), for one layer O(H⁴), a step.  A segment of H steps costs
     O(H³) a step.  The memory is that of M, N θ numbers an example, whatever the length of the sequence.
 
+    The end of a window is a border, too, unless ``online``.  Then inputs, states and residuals of the last steps are
+    kept, and δs_start walks back through them before it meets M.  A border comes when the segment is full, so that a
+    step costs O(H³) although each is a window.  The gradient is the same while the weights are.  Where they change, the
+    steps since the border are walked back through with the new W, whereas the M of borders at each step has seen each.
+
     Args:
       network: what to differentiate.
       segment: steps per segment, any length; by default the H of the largest layer.
+      online: keep the steps since the border, so that windows shorter than a segment have none at their end.
 
     Raises:
       InputError: when built, a network or a segment that cannot be served; in ``update``, whatever does not fit it.
@@ -38,37 +53,94 @@ def rtrl(network: Network, segment: int | None = None) -> Algorithm:
     fully recurrent continually running networks*, Neural Computation 4 (1992).
     """
     check_network(network)
+    length = longest(network) if segment is None else segment
 
-    def init(params: Params, keys: Array) -> Any:
+    def init(params: Params, keys: Array) -> Memory:
         state = zero_states(network, len(keys), params.V.dtype)
-        return segments.zero_blocks(network, params, segments.flatten_state(state).shape)
+        M = segments.zero_blocks(network, params, segments.flatten_state(state).shape)
+        return Memory(M, empty(network, params, len(keys), length) if online else None)
 
-    def credit(segment: Segment, M: Any, shared: Any) -> tuple[tuple[Layer, ...], Any, Any]:
-        gradients, delta_state = segments.reverse(segment)
-        delta_start = segments.flatten_state(delta_state)
-        N = delta_start.shape[1]
+    def credit(segment: Segment, memory: Memory, shared: Any) -> tuple[tuple[Layer, ...], Memory, Any]:
+        gradients, delta = segments.reverse(segment)
+        if memory.history is None:
+            credited, M = credit_and_advance(segment, memory.M, segments.flatten_state(delta))
+            return add(gradients, segments.as_layers(segment, credited)), Memory(M, None), shared
+        M, history = make_room(segment, memory.M, memory.history)
+        earlier, delta = segments.reverse(before(segment, history, length), delta)
+        credited = segments.as_layers(segment, credit_only(M, segments.flatten_state(delta)))
+        return add(add(gradients, earlier), credited), Memory(cut(M, segment), append(history, segment)), shared
 
-        def of_example(total: Any, inputs: Any) -> tuple[Any, Any]:
-            arrays, M, delta = inputs
-            one = segments.of_example(segment, arrays)
-            unit_vectors = segments.unflatten_state(one, jnp.eye(N, dtype=delta.dtype))
-            adjoints, start = segments.pull(one, unit_vectors)
-            J = segments.flatten_state(start)  # J[n] = ∂s_n/∂s_start, since row n is the reverse of unit vector n
-            theta = segments.blocks(one, adjoints)
-            total = jax.tree.map(lambda a, m: a + (delta @ m.reshape(N, -1)).reshape(m.shape[1:]), total, M)
-            M = jax.tree.map(lambda m, new: (J @ m.reshape(N, -1)).reshape(m.shape) + new, M, theta)
-            return total, M
+    return by_segments(network, Rule(init, credit), Exact(across_windows=True), length)
 
-        zeros = jax.tree.map(lambda m: jnp.zeros(m.shape[2:], m.dtype), M)
-        credited, M = lax.scan(of_example, zeros, (segments.example(segment), M, delta_start))
-        credited = segments.as_layers(segment, credited)
-        return jax.tree.map(lambda g, c: g + c.astype(g.dtype), gradients, credited), M, shared
 
-    return by_segments(
-        network, Rule(init, credit), Exact(across_windows=True), longest(network) if segment is None else segment
-    )
+def credit_and_advance(segment: Segment, M: Any, delta: Array) -> tuple[Any, Any]:
+    """δs_start M, summed over the batch, and J M + Θ of each example, one example after another."""
+
+    def of_example(total: Any, inputs: Any) -> tuple[Any, Any]:
+        arrays, M, delta = inputs
+        return add_product(total, delta, M), advance(segments.of_example(segment, arrays), M)
+
+    credited, M = lax.scan(of_example, _zeros_of_one(M), (segments.example(segment), M, delta))
+    return credited, M
+
+
+def credit_only(M: Any, delta: Array) -> Any:
+    """δs_start M, summed over the batch: one product of all rows."""
+    return jax.tree.map(lambda m: (delta.reshape(-1) @ m.reshape(delta.size, -1)).reshape(m.shape[2:]), M)
+
+
+def make_room(segment: Segment, M: Any, history: History) -> tuple[Any, History]:
+    """A border for each example of which the segment would push steps out that count.
+
+    It comes before M is credited: XLA for CPUs would copy M if it were read first.
+    """
+    past = before(segment, history, history.counts.shape[1])
+    full = history.counts[:, : len(segment.delta_hs)].any(axis=1)
+
+    def border(M: Any) -> Any:
+        def of_example(inputs: Any) -> Any:
+            arrays, M, full = inputs
+            new = advance(segments.of_example(past, arrays), M)
+            return jax.tree.map(lambda new, old: jnp.where(full, new, old), new, M)
+
+        return lax.map(of_example, (segments.example(past), M, full))
+
+    M = lax.cond(full.any(), border, lambda M: M, M)
+    return M, history._replace(counts=history.counts & ~full[:, None])
+
+
+def advance(one: Segment, M: Any) -> Any:
+    """J M + Θ of one example."""
+    N = jax.tree.leaves(M)[0].shape[0]
+    unit_vectors = segments.unflatten_state(one, jnp.eye(N, dtype=one.delta_hs.dtype))
+    adjoints, start = segments.pull(one, unit_vectors)
+    J = segments.flatten_state(start)  # J[n] = ∂s_n/∂s_start, since row n is the reverse of unit vector n
+    theta = segments.blocks(one, adjoints)
+    return jax.tree.map(lambda m, new: (J @ m.reshape(N, -1)).reshape(m.shape) + new, M, theta)
+
+
+def add_product(total: Any, delta: Array, M: Any) -> Any:
+    """Total + δs M of one example."""
+    return jax.tree.map(lambda a, m: a + (delta @ m.reshape(len(delta), -1)).reshape(m.shape[1:]), total, M)
+
+
+def add(gradients: tuple[Layer, ...], others: tuple[Layer, ...]) -> tuple[Layer, ...]:
+    """The sum, in the dtype of the first."""
+    total: tuple[Layer, ...] = jax.tree.map(lambda g, other: g + other.astype(g.dtype), gradients, others)
+    return total
+
+
+def cut(M: Any, segment: Segment) -> Any:
+    """M is 0 after a reset."""
+    if segment.steps.reset is None:
+        return M
+    return segments.where_rows(segments.stretches(segment.steps)[-1] == 0, M, jax.tree.map(jnp.zeros_like, M))
 
 
 def longest(network: Network) -> int:
     """H of the largest layer."""
     return network.hidden if isinstance(network.hidden, int) else max(network.hidden)
+
+
+def _zeros_of_one(M: Any) -> Any:
+    return jax.tree.map(lambda m: jnp.zeros(m.shape[2:], m.dtype), M)

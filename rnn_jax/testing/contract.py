@@ -299,4 +299,4 @@ def difference(tree: Any, expected: Any) -> float:
 
 
 def _name(each: Trial) -> str:
-    return each.network.cells[0].name
+    return f"{len(each.network.cells)} × {each.network.cells[0].name}"
