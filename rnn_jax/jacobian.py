@@ -109,11 +109,11 @@ def push(cell: Cell, layer: Layer, jacobian: Jacobian, ds_prev: Units, du: Array
       [[2.0]]
     """
     chex.assert_equal_shape(ds_prev)
-    ds = jnp.einsum("kjbh,jbh->kbh", jacobian.A, jnp.stack(ds_prev))
+    ds = _applied(jacobian.A, jnp.stack(ds_prev))
     dv = recurrence.recurrent_product(cell, layer._replace(d=None), None, ds_prev[0])
     for block, tangent in ((jacobian.Q, dv), (jacobian.P, du)):
         if tangent is not None:
-            ds = ds + jnp.einsum("kgbh,gbh->kbh", block, _by_gate(cell, tangent))
+            ds = ds + _applied(block, _by_gate(cell, tangent))
     return tuple(ds)
 
 
@@ -190,6 +190,11 @@ def layer_gradients(cell: Cell, layer: Layer, x: Array, h_prev: Array, adjoint: 
         d=None if layer.d is None else delta_v,
         p=adjoint.delta_p,
     )
+
+
+def _applied(block: Array, tangent: Array) -> Array:
+    """[k, j, B, H] times [j, B, H], [k, B, H]: not as a product, which under ``vmap`` would turn all rows."""
+    return (block * tangent[None]).sum(axis=1)
 
 
 def _by_gate(cell: Cell, z: Array) -> Array:

@@ -52,11 +52,11 @@ def credit(factors: Pair, delta: Array) -> Array:
 
 def advance(factors: Pair, crossing: Crossing, signs: Array) -> Pair:
     """The old product and those of the steps, added up with random signs."""
-    (a, B), (push, C, u) = factors, crossing
+    (a, B), (push, C, sizes, u) = factors, crossing
     pushed = push(B)
     rho, inverse = kronecker.balance(
         jnp.concatenate([kronecker.norm(a)[None], kronecker.norm(u, (1,))]),
-        jnp.concatenate([kronecker.norm(pushed)[None], kronecker.norm(C, (1, 2))]),
+        jnp.concatenate([kronecker.norm(pushed)[None], sizes]),
     )
     rho, inverse = (signs * each.astype(a.dtype) for each in (rho, inverse))
     a = rho[0] * a + rho[1:] @ u

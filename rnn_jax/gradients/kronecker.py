@@ -20,11 +20,12 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from rnn_jax import jacobian, recurrence
 from rnn_jax.gradients import segments
 from rnn_jax.gradients.segments import Blocks, Rule, Segment, by_segments
 from rnn_jax.network import zero_states
 from rnn_jax.precision import accumulation_dtype
-from rnn_jax.types import Algorithm, Array, Claim, Layer, Network, Params, Unbiased
+from rnn_jax.types import Algorithm, Array, Claim, Layer, Network, Params, Unbiased, Units
 
 Signs = Callable[[Array], Array]
 """``border -> signs``, as many as a rule may need there, in place of random ones: for listing all outcomes."""
@@ -40,6 +41,8 @@ class Crossing(NamedTuple):
     """``rows -> rows Jᵀ``: tangents of the state at the start, […, N], taken to the end, J = ∂s_end/∂s_start."""
     C: Array
     """∂s_end/∂z_t of each step, [n, N, G·H]."""
+    sizes: Array
+    """‖C_t‖, [n]."""
     u: Array
     """Features of each step, [n, m]."""
 
@@ -122,7 +125,13 @@ def by_factors(network: Network, factors: Factors, claim: Claim, segment: int | 
             new, units = [], []
             for level, adjoint in enumerate(adjoints):
                 features, hs = segments.features(one, level)
-                crossings = [Crossing(push, C, u[:, 0]) for C, u in zip(adjoint.deltas, features, strict=False)]
+                crossings = []
+                for kind, (u, C) in enumerate(zip(features, adjoint.deltas, strict=False)):
+                    if n == 1:
+                        C_T = influence_of_one_step(one, level, kind)
+                        crossings.append(Crossing(push, C_T.T[None], norm(C_T)[None], u[:, 0]))
+                    else:
+                        crossings.append(Crossing(push, C, norm(C, (1, 2)), u[:, 0]))
                 new.append(tuple(map(factors.advance, by_matrix[level], crossings, signs[level])))
                 theta = segments.layer_blocks(one, level, features, hs, adjoint).units
                 units.append(tuple(push(M) + each.T for M, each in zip(by_unit[level], theta, strict=True)))
@@ -138,11 +147,29 @@ def by_factors(network: Network, factors: Factors, claim: Claim, segment: int | 
 
 def push_one_step(one: Segment, rows: Array) -> Array:
     """Rows of tangents, […, N], through a segment of one step, whose J, as large as a product with W, is not made."""
+    ds_end = segments.push(one, segments.unflatten_state(one, rows.reshape(-1, rows.shape[-1])))
+    return segments.flatten_state(ds_end).reshape(rows.shape)
 
-    def push(row: Array) -> Array:
-        return segments.flatten_state(segments.push(one, segments.unflatten_state(one, row[None])))[0]
 
-    return jax.vmap(push)(rows.reshape(-1, rows.shape[-1])).reshape(rows.shape)
+def influence_of_one_step(one: Segment, level: int, kind: int) -> Array:
+    """Cᵀ of a segment of one step, [G·H, N], for one matrix of a layer: of each unit its own, and on through U."""
+    ds: list[Units] = []
+    for cell, layer, trajectory in (
+        (*layer[:2], each) for layer, each in zip(one.layers, one.trajectories, strict=True)
+    ):
+        s_prev = recurrence.zero_where(one.steps.reset, tuple(ss[:1] for ss in trajectory.ss))
+        states = s_prev, tuple(ss[1:] for ss in trajectory.ss), trajectory.residual
+        block = jacobian.of_step(cell, layer, *jax.tree.map(lambda a: a[0], states))
+        S, G, _, H = block.P.shape
+        if len(ds) == level:
+            by_gate = (block.P, block.Q)[kind][:, :, 0, None] * jnp.eye(H, dtype=block.P.dtype)[None, None]
+            ds.append(tuple(by_gate.reshape(S, G * H, H)))
+            continue
+        none = tuple(jnp.zeros((len(one.layers[level][1].b), H), block.P.dtype) for _ in range(S))
+        du = ds[-1][0] @ layer.U if len(ds) > level else None
+        ds.append(none if du is None else jacobian.push(cell, layer._replace(W=None), block, none, du))
+    C_T = segments.flatten_state(tuple(ds))
+    return C_T if one.steps.mask is None else jnp.where(one.steps.mask, C_T, 0)
 
 
 def norm(a: Array, axes: tuple[int, ...] | None = None) -> Array:

@@ -69,7 +69,7 @@ def credit(factors: Pairs, delta: Array) -> Array:
 
 def advance(factors: Pairs, crossing: Crossing, signs: Array) -> Pairs:
     """Old products and new ones as a sum of orthogonal ones, and of these a random sum of r."""
-    (a, B), (push, C, u) = factors, crossing
+    (a, B), (push, C, _, u) = factors, crossing
     (r, m), (_, g, N), dtype = a.shape, B.shape, a.dtype
     pushed = push(B)
     left, right = jnp.concatenate([a, u]), jnp.concatenate([pushed, C.swapaxes(1, 2)]).reshape(-1, g * N)

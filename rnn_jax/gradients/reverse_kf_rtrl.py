@@ -60,7 +60,7 @@ def credit(factors: Pair, delta: Array) -> Array:
 
 def advance(factors: Pair, crossing: Crossing, signs: Array) -> Pair:
     """The old product, and ν ⊗ Σ_t (C_t ν) u_t, whose mean is Σ_t C_t ⊗ u_t."""
-    (A, B), (push, C, u) = factors, crossing
+    (A, B), (push, C, _, u) = factors, crossing
     pushed, new = push(B), u.T @ (C @ signs)
     rho0, inverse0 = kronecker.balance(kronecker.norm(A), kronecker.norm(pushed))
     rho1, inverse1 = kronecker.balance(kronecker.norm(signs), kronecker.norm(new))
