@@ -1,7 +1,8 @@
 """Every test runs in 64 bits unless it asks for less, with silent broadcasts and dtype promotions forbidden.
 
 Nearly all of a test's time is compiling, so programs are compiled with few of XLA's optimisations, 40 % faster; with
-``RNN_JAX_OPTIMISE=1`` they are compiled as users compile them.  Those of a module are dropped when it ends.
+``RNN_JAX_OPTIMISE=1`` they are compiled as users compile them.  Those of a module are dropped when it ends.  The
+matrices of the tests are small, and products take the form that is meant for large ones.
 """
 
 import os
@@ -9,20 +10,30 @@ import os
 import jax
 import pytest
 
+from rnn_jax import ops
+
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_default_matmul_precision", "highest")
 UNOPTIMISED = "RNN_JAX_OPTIMISE" not in os.environ
-jax.config.update("jax_disable_most_optimizations", UNOPTIMISED)
+CACHE = ops.CACHE
+
+
+def compile_with(fewer_optimisations, cache):
+    jax.config.update("jax_disable_most_optimizations", fewer_optimisations)
+    ops.CACHE = cache
+
+
+compile_with(UNOPTIMISED, 0)
 
 
 @pytest.fixture(scope="module")
 def as_users_compile():
     """For modules that compare bitwise what this process computes with what another one does."""
-    jax.config.update("jax_disable_most_optimizations", False)
+    compile_with(False, CACHE)
     yield
-    jax.config.update("jax_disable_most_optimizations", UNOPTIMISED)
+    compile_with(UNOPTIMISED, 0)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -8,6 +8,7 @@ from fixtures import assert_close, cells, make_batch, make_network, make_params,
 from test_data_parallel import with_devices
 
 import rnn_jax as rj
+from rnn_jax import ops
 
 
 @pytest.mark.slow
@@ -18,6 +19,7 @@ def test_unroll_inside_shard_map_with_its_default_checks():
         """
 import jax.numpy as jnp
 import rnn_jax as rj
+from rnn_jax import ops
 from fixtures import CELLS, EACH_KIND, assert_close, make_batch, make_network, make_params, make_state
 from jax.sharding import PartitionSpec as P
 mesh = jax.make_mesh((2,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,))
@@ -80,3 +82,12 @@ def test_good_data_make_no_nan_anywhere(cell, floats):
         rj.train.evaluate(network, params, [batch])
         if not floats:
             assert rj.sample(network, params, jax.random.key(0), np.array([1]), 2).shape == (2,)
+
+
+@pytest.mark.parametrize("B", [1, 3, 8])
+@pytest.mark.parametrize("columns", [4, 20])
+def test_products_of_large_matrices_are_those_of_small_ones(B, columns, monkeypatch):
+    a, M = (jnp.asarray(np.random.default_rng(0).normal(size=shape)) for shape in ((B, 5), (5, columns)))
+    for cache in (0, 2**20):
+        monkeypatch.setattr(ops, "CACHE", cache)
+        np.testing.assert_allclose(jax.jit(ops.matmul)(a, M, M.T), a @ M, rtol=1e-13)
