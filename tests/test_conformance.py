@@ -271,6 +271,7 @@ def test_a_broken_cell_fails_by_name(name):
         rj.testing.check_algorithm(bptt, cells=[BROKEN[name]])
 
 
+@pytest.mark.slow
 def test_a_residual_of_bools_is_as_good_as_any():
     def step(s_prev, z):
         return (jnp.where(z[0] > 0, z[0], 0),), (z[0] > 0,)

@@ -420,6 +420,7 @@ def test_compare_gradients_agrees(tmp_path):
         assert (tmp_path / "run" / name).read_bytes().startswith(PNG)
 
 
+@pytest.mark.slow
 def test_compare_gradients_fails_on_a_wrong_gradient(tmp_path, monkeypatch, capsys):
     """One per mille too much in bptt, and the script says where and exits with status 1."""
     right = rj.bptt
@@ -528,6 +529,7 @@ def test_learning_rules_are_compared(tmp_path):
         assert (tmp_path / name).read_bytes().startswith(PNG)
 
 
+@pytest.mark.slow
 def test_minimal_compares_trains_and_plots(tmp_path):
     """600 steps are enough to learn that the input of six steps ago counts: 0.66 nats do without it."""
     result = script("minimal.py", "--steps", "600", "--out", tmp_path / "curve.png", cwd=tmp_path)

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import optax
 import pytest
-from fixtures import make_batch, make_params, make_state, update_of
+from fixtures import SLOW_ALGORITHMS, make_batch, make_params, make_state, update_of
 from test_experiments import script
 
 import rnn_jax as rj
@@ -70,9 +70,9 @@ VALID = re.compile(
   | .*bias\[\d\]\ (huge|zero|three|minus|fraction|float64) | lstm:.*\ (huge|zero|three|minus|fraction|float64)
   | elman:\ leak\ float64 | sample:\ temperature\ (huge|zero|three|fraction|float64) | init:\ dtype\ float64
   | .*(mask|reset|weight|key|clip|segment|s0)\ nothing | .*(signs|oracle)\ (function|type|no\ \w+|nothing)
-  | .*(integer_targets|recurrent_bias|separate|recompute|diagonal|peepholes)\ true
+  | .*(integer_targets|recurrent_bias|separate|recompute|diagonal|peepholes|online)\ true
   | .*(step|adjoint|value|error|init|update|batch_at)\ (function|type)
-  | .*(inputs|hidden|outputs|length|batch_size|segment|steps|every|index|count|warm_up|n|directions|history)\ three
+  | .*(inputs|hidden|outputs|length|batch_size|segment|steps|every|index|count|warm_up|n|directions|history|rank)\ three
   | (eprop|dni):\ (rate|decay).*\ (zero|three|fraction|float64|huge)
   | .*(length|index|warm_up)\ zero | clip_by_global_norm:.*(huge|three|fraction|float64)
   | .*(prime|stream|tokens|hs)\ (short|long) | (decode|readout):.*\ empty | readout:\ hs\ flat
@@ -241,7 +241,10 @@ def _never_hangs():
 
 
 @pytest.mark.usefixtures("_never_hangs")
-@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] if name.split(".")[0] in SLOW_ALGORITHMS else []) for name in CALLS],
+)
 def test_every_wrong_call_is_refused(name, good):
     function, arguments, *also = CALLS[name](good)
     rng = np.random.default_rng(0)
@@ -272,7 +275,7 @@ KNOWN_TO_FIT = {"zero_states", "window_loss", "nan_largest"}
 def test_every_public_function_is_called():
     listed = [getattr(room, name) for room in (rj, data) for name in room.__all__]
     for room in (network, train, checkpoint, diagnostics):
-        listed += [part for part in vars(room).values() if getattr(part, "__module__", "") == room.__name__]
+        listed += [part for part in vars(room).values() if getattr(part, "__module__", "").startswith(room.__name__)]
     functions = {part.__name__ for part in listed if inspect.isfunction(part)}
     assert {name for name in functions if not name.startswith("_")} - KNOWN_TO_FIT <= set(CALLS)
 
@@ -314,7 +317,8 @@ def test_bad_text_is_refused(content, says, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content", ["empty", "binary", "one character", pytest.param("100 MB", marks=pytest.mark.slow)]
+    "content",
+    ["empty", "binary", *(pytest.param(text, marks=pytest.mark.slow) for text in ("one character", "100 MB"))],
 )
 def test_text_of_the_command_line(content, tmp_path):
     """Refused in one line, or read and trained on."""

@@ -190,7 +190,7 @@ def test_unroll_differentiates_by_hand(cell):
 
 
 @pytest.mark.parametrize("platform", ["cpu", "default"])
-@pytest.mark.parametrize("dtype", ["uint8", "int8", "int16", "int64"])
+@pytest.mark.parametrize("dtype", marked(["uint8", "int8", "int16", "int64"], ["int8"]))
 def test_tokens_of_any_integer_dtype(dtype, platform, monkeypatch):
     """More rows of U than the dtype reaches, where it is short; on accelerators the rows are one-hot."""
     monkeypatch.setattr(jax.lax, "platform_dependent", lambda *arguments, **branches: branches[platform](*arguments))

@@ -73,7 +73,8 @@ def masked_rtrl(network, pattern, n):
     return textbook.online(network, rj.Biased(None), memory_of, step_rule)
 
 
-@pytest.mark.parametrize("cell", ["elman", *(pytest.param(name, marks=pytest.mark.slow) for name in ("gru", "lstm"))])
+@pytest.mark.slow
+@pytest.mark.parametrize("cell", ["elman", "gru", "lstm"])
 def test_snap_is_rtrl_with_its_influence_cut_to_what_is_within_reach(cell):
     network, params, batch = setting(CELLS[cell])
     pattern = ring(5) | np.eye(5, dtype=bool)
@@ -100,6 +101,7 @@ def test_both_forms_of_the_first_order_are_one_rule():
         assert_close(trace, block, 1e-12)
 
 
+@pytest.mark.slow
 def test_on_a_ring_the_error_falls_to_zero_as_the_order_grows():
     H, D, K, T, rng = 6, 3, 2, 40, np.random.default_rng(0)
     network = make_network(rj.elman(), inputs=D, hidden=H, outputs=K, loss=rj.squared_error())
@@ -113,7 +115,7 @@ def test_on_a_ring_the_error_falls_to_zero_as_the_order_grows():
     np.testing.assert_allclose(errors[:-1], RING, rtol=1e-2)
 
 
-@pytest.mark.parametrize("rule", [snap, eprop])
+@pytest.mark.parametrize("rule", [snap, pytest.param(eprop, marks=pytest.mark.slow)])
 def test_one_segment_of_the_full_jacobian_is_bptt(rule):
     network, params, batch = setting(rj.gru(), depth=2)
     expected = gradient(rj.bptt(network), params, batch, (12,))

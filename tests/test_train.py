@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from fixtures import cells, make_batch, make_network, make_params
+from fixtures import cells, make_batch, make_network, make_params, marked
 
 import rnn_jax as rj
 from rnn_jax import checkpoint, train
@@ -88,7 +88,7 @@ def test_clipping_acts_and_says_so(kind, clip, acts):
         assert math.isclose(optax.tree.norm(updates), clip, rel_tol=1e-9)
 
 
-@pytest.mark.parametrize(("every", "chunk"), [(1, 1), (4, 1), (100, 1), (4, 4), (100, 8)])
+@pytest.mark.parametrize(("every", "chunk"), marked([(1, 1), (4, 1), (100, 1), (4, 4), (100, 8)], [(4, 1), (100, 8)]))
 def test_a_bad_number_stops_the_run_at_its_step(every, chunk):
     """A token out of range at step 5 gives NaN: the run ends there, with the parameters of step 5 as they were."""
     network = make_network(rj.elman())

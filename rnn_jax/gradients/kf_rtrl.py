@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 
+from rnn_jax.checks import check_network
 from rnn_jax.gradients import kronecker
 from rnn_jax.gradients.kronecker import Crossing, Factors, Signs, by_factors
 from rnn_jax.types import Algorithm, Array, Network
@@ -39,6 +40,7 @@ def kf_rtrl(network: Network, segment: int | None = None, signs: Signs | None = 
     Source: Mujika, Meier & Steger, *Approximating real-time recurrent learning with random Kronecker factors*, NeurIPS
     (2018), whose segments are one step.
     """
+    check_network(network)
     factors = Factors(lambda N, g, m: ((m,), (g, N)), credit, lambda n, g, m: n + 1, advance)
     table = kronecker.hadamard(3)  # for segments of two steps
     return by_factors(network, factors, kronecker.enumerated(lambda network: table, len(table)), segment, signs)

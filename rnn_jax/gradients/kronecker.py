@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from rnn_jax import jacobian, recurrence
+from rnn_jax.checks import check_function
 from rnn_jax.gradients import segments
 from rnn_jax.gradients.segments import Blocks, Rule, Segment, by_segments
 from rnn_jax.network import zero_states
@@ -74,6 +75,7 @@ class Memory(NamedTuple):
 
 def by_factors(network: Network, factors: Factors, claim: Claim, segment: int | None, signs: Signs | None) -> Algorithm:
     """The algorithm of a rule; signs that are given are the same for all matrices and examples."""
+    check_function(signs, "signs")
 
     def init(params: Params, keys: Array) -> Memory:
         B = len(keys)

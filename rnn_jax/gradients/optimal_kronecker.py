@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.custom_batching import sequential_vmap
 
-from rnn_jax.checks import check_int
+from rnn_jax.checks import check_int, check_network
 from rnn_jax.gradients import kronecker
 from rnn_jax.gradients.kronecker import Crossing, Factors, Signs, by_factors
 from rnn_jax.precision import accumulation_dtype
@@ -49,6 +49,7 @@ def optimal_kronecker(
     Source: Benzing et al., *Optimal Kronecker-sum approximation of real time recurrent learning*, ICML (2019), whose
     segments are one step: there p is r + 1.
     """
+    check_network(network)
     check_int(rank, "rank")
 
     def zeros(N: int, g: int, m: int) -> tuple[tuple[int, ...], ...]:

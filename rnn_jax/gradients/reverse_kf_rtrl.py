@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 
-from rnn_jax.checks import layer_sizes
+from rnn_jax.checks import check_network, layer_sizes
 from rnn_jax.gradients import kronecker
 from rnn_jax.gradients.kronecker import Crossing, Factors, Signs, by_factors
 from rnn_jax.types import Algorithm, Array, Network
@@ -38,6 +38,7 @@ def reverse_kf_rtrl(network: Network, segment: int | None = None, signs: Signs |
     Source: Marschall, Cho & Savin, *A unified framework of online learning algorithms for training recurrent neural
     networks*, Journal of Machine Learning Research 21 (2020), whose segments are one step.
     """
+    check_network(network)
     factors = Factors(lambda N, g, m: ((g,), (m, N)), credit, lambda n, g, m: g, advance)
 
     small = network._replace(hidden=2)  # as the claim is tested

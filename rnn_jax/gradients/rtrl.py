@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from rnn_jax.checks import check_network
+from rnn_jax import ops
+from rnn_jax.checks import check_bool, check_network
 from rnn_jax.gradients import segments
 from rnn_jax.gradients.history import History, append, before, empty
 from rnn_jax.gradients.segments import Blocks, Rule, Segment, by_segments
@@ -53,6 +54,7 @@ def rtrl(network: Network, segment: int | None = None, online: bool = False) -> 
     fully recurrent continually running networks*, Neural Computation 4 (1992).
     """
     check_network(network)
+    check_bool(online, "online")
     length = longest(network) if segment is None else segment
 
     def init(params: Params, keys: Array) -> Memory:
@@ -63,7 +65,7 @@ def rtrl(network: Network, segment: int | None = None, online: bool = False) -> 
     def credit(segment: Segment, memory: Memory, shared: Any) -> tuple[tuple[Layer, ...], Memory, Any]:
         gradients, delta = segments.reverse(segment)
         if memory.history is None:
-            credited, M = credit_and_advance(segment, memory.M, segments.flatten_state(delta))
+            credited, M = cross(segment, memory.M, segments.flatten_state(delta))
             return add(gradients, segments.as_layers(segment, credited)), Memory(M, None), shared
         M, history = make_room(segment, memory.M, memory.history)
         earlier, delta = segments.reverse(before(segment, history, length), delta)
@@ -73,15 +75,67 @@ def rtrl(network: Network, segment: int | None = None, online: bool = False) -> 
     return by_segments(network, Rule(init, credit), Exact(across_windows=True), length)
 
 
-def credit_and_advance(segment: Segment, M: Any, delta: Array) -> tuple[Any, Any]:
-    """δs_start M, summed over the batch, and J M + Θ of each example, one example after another."""
+def cross(segment: Segment, M: Any, delta: Array, crosses: Array | None = None) -> tuple[Any, Any]:
+    """A border: ``(δs_start M, summed over the batch; J M + Θ of each example)``.
 
-    def of_example(total: Any, inputs: Any) -> tuple[Any, Any]:
-        arrays, M, delta = inputs
-        return add_product(total, delta, M), advance(segments.of_example(segment, arrays), M)
+    M is passed over once, one example after another and some rows of the parameters after others, so that what is read
+    is still in cache when it is written, in place.
 
-    credited, M = lax.scan(of_example, _zeros_of_one(M), (segments.example(segment), M, delta))
+    Args:
+      crosses: the examples whose M changes, bool [B]; None: all.
+    """
+    B, N = delta.shape
+    arrays = segments.example(segment)
+    zeros = jax.tree.map(lambda m: jnp.zeros(m.shape[2:], m.dtype), M)
+
+    def of_example(b: Array, carried: Any) -> Any:
+        one = segments.of_example(segment, _at(arrays, b))
+        unit_vectors = segments.unflatten_state(one, jnp.eye(N, dtype=delta.dtype))
+        adjoints, start = segments.pull(one, unit_vectors)
+        J = segments.flatten_state(start)  # J[n] = ∂s_n/∂s_start, since row n is the reverse of unit vector n
+        if crosses is not None:
+            J = jnp.where(crosses[b], J, jnp.eye(N, dtype=J.dtype))
+            adjoints = jax.tree.map(lambda a: jnp.where(crosses[b], a, 0), adjoints)
+        J_delta = jnp.concatenate([J, delta[b][None]])
+        both: list[Any] = []
+        for level, (credited, influence) in enumerate(zip(*carried, strict=True)):
+            adjoint, (features, hs) = adjoints[level], segments.features(one, level)
+            each = zip(credited.matrices, influence.matrices, adjoint.deltas, features, strict=False)
+            matrices = [cross_rows(b, J_delta, *arguments) for arguments in each]
+            own = segments.layer_blocks(one, level, (), hs, adjoint).units
+            units = [
+                (total + delta[b] @ m[b], m.at[b].set(J @ m[b] + new))
+                for total, m, new in zip(credited.units, influence.units, own, strict=True)
+            ]
+            both.append(tuple(Blocks(*(tuple(pair[k] for pair in kind) for kind in (matrices, units))) for k in (0, 1)))
+        return tuple(zip(*both, strict=True))
+
+    credited, M = lax.fori_loop(0, B, of_example, (zeros, M))
     return credited, M
+
+
+def cross_rows(b: Array, J_delta: Array, credited: Array, M: Array, deltas: Array, features: Array) -> Any:
+    """``cross`` for one matrix of parameters of example b: credited [g, m], M [B, N, g, m], deltas [n, N, g]."""
+    _, N, g, m = M.shape
+    rows = rows_at_once(N, g, m, M.dtype.itemsize)
+
+    def of_rows(i: Array, carried: Any) -> Any:
+        (credited, M), j = carried, i * rows
+        old = lax.dynamic_slice(M, (b, 0, j, 0), (1, N, rows, m)).reshape(N, rows * m)
+        product = J_delta @ old
+        theta = segments.outer(lax.dynamic_slice_in_dim(deltas, j, rows, axis=2), features)
+        new = product[:N].reshape(1, N, rows, m) + theta[None]
+        share = lax.dynamic_slice_in_dim(credited, j, rows) + product[N].reshape(rows, m)
+        return lax.dynamic_update_slice_in_dim(credited, share, j, 0), lax.dynamic_update_slice(M, new, (b, 0, j, 0))
+
+    return lax.fori_loop(0, g // rows, of_rows, (credited, M))
+
+
+def rows_at_once(N: int, g: int, m: int, itemsize: int) -> int:
+    """The most rows of [N, g, m] whose share of M, with the new one, fits in a core's cache; they divide g."""
+    return max(
+        rows for rows in range(1, g + 1) if g % rows == 0 and (rows == 1 or N * rows * m * itemsize <= 2 * ops.CACHE)
+    )
 
 
 def credit_only(M: Any, delta: Array) -> Any:
@@ -96,32 +150,9 @@ def make_room(segment: Segment, M: Any, history: History) -> tuple[Any, History]
     """
     past = before(segment, history, history.counts.shape[1])
     full = history.counts[:, : len(segment.delta_hs)].any(axis=1)
-
-    def border(M: Any) -> Any:
-        def of_example(inputs: Any) -> Any:
-            arrays, M, full = inputs
-            new = advance(segments.of_example(past, arrays), M)
-            return jax.tree.map(lambda new, old: jnp.where(full, new, old), new, M)
-
-        return lax.map(of_example, (segments.example(past), M, full))
-
-    M = lax.cond(full.any(), border, lambda M: M, M)
+    zeros = jnp.zeros(jax.tree.leaves(M)[0].shape[:2], segment.delta_hs.dtype)
+    M = lax.cond(full.any(), lambda M: cross(past, M, zeros, full)[1], lambda M: M, M)
     return M, history._replace(counts=history.counts & ~full[:, None])
-
-
-def advance(one: Segment, M: Any) -> Any:
-    """J M + Θ of one example."""
-    N = jax.tree.leaves(M)[0].shape[0]
-    unit_vectors = segments.unflatten_state(one, jnp.eye(N, dtype=one.delta_hs.dtype))
-    adjoints, start = segments.pull(one, unit_vectors)
-    J = segments.flatten_state(start)  # J[n] = ∂s_n/∂s_start, since row n is the reverse of unit vector n
-    theta = segments.blocks(one, adjoints)
-    return jax.tree.map(lambda m, new: (J @ m.reshape(N, -1)).reshape(m.shape) + new, M, theta)
-
-
-def add_product(total: Any, delta: Array, M: Any) -> Any:
-    """Total + δs M of one example."""
-    return jax.tree.map(lambda a, m: a + (delta @ m.reshape(len(delta), -1)).reshape(m.shape[1:]), total, M)
 
 
 def add(gradients: tuple[Layer, ...], others: tuple[Layer, ...]) -> tuple[Layer, ...]:
@@ -142,5 +173,5 @@ def longest(network: Network) -> int:
     return network.hidden if isinstance(network.hidden, int) else max(network.hidden)
 
 
-def _zeros_of_one(M: Any) -> Any:
-    return jax.tree.map(lambda m: jnp.zeros(m.shape[2:], m.dtype), M)
+def _at(tree: Any, b: Array) -> Any:
+    return jax.tree.map(lambda a: lax.dynamic_index_in_dim(a, b, keepdims=False), tree)
