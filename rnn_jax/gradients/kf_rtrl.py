@@ -47,9 +47,9 @@ def kf_rtrl(network: Network, segment: int | None = None, signs: Signs | None = 
 
 
 def credit(factors: Pair, delta: Array) -> Array:
-    """δs M = (B δs) ⊗ a."""
+    """δs M = a ⊗ (B δs)."""
     a, B = factors
-    return jnp.einsum("bgn,bn->bg", B, delta).T @ a
+    return a.T @ jnp.einsum("bgn,bn->bg", B, delta)
 
 
 def advance(factors: Pair, crossing: Crossing, signs: Array) -> Pair:

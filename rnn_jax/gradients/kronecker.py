@@ -54,7 +54,7 @@ class Factors(NamedTuple):
     zeros: Callable[[int, int, int], tuple[tuple[int, ...], ...]]
     """``(N, g, m) -> shapes`` of the factors of one example, g = G·H."""
     credit: Callable[[Any, Array], Array]
-    """``(factors, δs [B, N]) -> δs M``, [g, m], summed over the batch."""
+    """``(factors, δs [B, N]) -> δs M``, [m, g], summed over the batch."""
     draws: Callable[[int, int, int], int]
     """``(n, g, m) -> signs`` that crossing n steps needs."""
     advance: Callable[[Any, Crossing, Array], Any]
@@ -83,7 +83,8 @@ def by_factors(network: Network, factors: Factors, claim: Claim, segment: int | 
         blocks = segments.zero_blocks(network, params, (B, N))
 
         def fresh(matrix: Array) -> tuple[Array, ...]:
-            return tuple(jnp.zeros((B, *shape), matrix.dtype) for shape in factors.zeros(*matrix.shape[1:]))
+            m, g = matrix.shape[2:]
+            return tuple(jnp.zeros((B, *shape), matrix.dtype) for shape in factors.zeros(N, g, m))
 
         by_matrix = tuple(tuple(map(fresh, each.matrices)) for each in blocks)
         units = tuple(tuple(M.swapaxes(1, 2) for M in each.units) for each in blocks)

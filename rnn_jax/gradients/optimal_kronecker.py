@@ -61,11 +61,11 @@ def optimal_kronecker(
 
 
 def credit(factors: Pairs, delta: Array) -> Array:
-    """δs M = Σ_i (B_i δs) ⊗ a_i."""
+    """δs M = Σ_i a_i ⊗ (B_i δs)."""
     a, B = factors
     m = a.shape[-1]
     share = jnp.einsum("brgn,bn->brg", B, delta)
-    return share.reshape(-1, share.shape[-1]).T @ a.reshape(-1, m)
+    return a.reshape(-1, m).T @ share.reshape(-1, share.shape[-1])
 
 
 def advance(factors: Pairs, crossing: Crossing, signs: Array) -> Pairs:

@@ -51,7 +51,7 @@ def init(cell: Cell, zeros: Blocks, reach: Reach) -> Blocks:
     (H, r), B = reach.units.shape, len(zeros.matrices[0])
     leading = (B, H, len(cell.states) * r)
     return Blocks(
-        tuple(jnp.zeros((*leading, len(cell.gates), a.shape[-1]), a.dtype) for a in zeros.matrices),
+        tuple(jnp.zeros((*leading, len(cell.gates), a.shape[-2]), a.dtype) for a in zeros.matrices),
         tuple(jnp.zeros(leading, a.dtype) for a in zeros.units),
     )
 
@@ -95,7 +95,7 @@ def credit(
     zeros = jax.tree.map(lambda m: jnp.zeros((m.shape[1], *m.shape[3:]), wide), memory)
     errors = jnp.moveaxis(error, 1, 0)
     credited, memory = lax.scan(of_example, zeros, (segments.example(segment), memory, errors, delta_start))
-    matrices = tuple(a.swapaxes(0, 1).reshape(-1, a.shape[-1]) for a in credited.matrices)
+    matrices = tuple(a.transpose(2, 1, 0).reshape(a.shape[2], -1) for a in credited.matrices)
     return segments.as_layer(cell, layer, Blocks(matrices, credited.units)), memory
 
 

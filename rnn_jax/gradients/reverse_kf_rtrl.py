@@ -54,9 +54,9 @@ def both_signs(network: Network) -> Array:
 
 
 def credit(factors: Pair, delta: Array) -> Array:
-    """δs M = A ⊗ (B δs)."""
+    """δs M = (B δs) ⊗ A."""
     A, B = factors
-    return A.T @ jnp.einsum("bmn,bn->bm", B, delta)
+    return jnp.einsum("bmn,bn->bm", B, delta).T @ A
 
 
 def advance(factors: Pair, crossing: Crossing, signs: Array) -> Pair:

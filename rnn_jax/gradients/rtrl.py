@@ -115,27 +115,29 @@ def cross(segment: Segment, M: Any, delta: Array, crosses: Array | None = None) 
 
 
 def cross_rows(b: Array, J_delta: Array, credited: Array, M: Array, deltas: Array, features: Array) -> Any:
-    """``cross`` for one matrix of parameters of example b: credited [g, m], M [B, N, g, m], deltas [n, N, g]."""
-    _, N, g, m = M.shape
-    rows = rows_at_once(N, g, m, M.dtype.itemsize)
+    """``cross`` for one matrix of parameters of example b: credited [m, g], M [B, N, m, g], deltas [n, N, g]."""
+    _, N, m, g = M.shape
+    count = rows_at_once(N, g, M.dtype.itemsize)
 
-    def of_rows(i: Array, carried: Any) -> Any:
-        (credited, M), j = carried, i * rows
-        old = lax.dynamic_slice(M, (b, 0, j, 0), (1, N, rows, m)).reshape(N, rows * m)
+    def of_rows(i: Array | int, carried: Any, count: int = count) -> Any:
+        credited, M = carried
+        old = lax.dynamic_slice(M, (b, 0, i, 0), (1, N, count, g)).reshape(N, count * g)
         product = J_delta @ old
-        theta = segments.outer(lax.dynamic_slice_in_dim(deltas, j, rows, axis=2), features)
-        new = product[:N].reshape(1, N, rows, m) + theta[None]
-        share = lax.dynamic_slice_in_dim(credited, j, rows) + product[N].reshape(rows, m)
-        return lax.dynamic_update_slice_in_dim(credited, share, j, 0), lax.dynamic_update_slice(M, new, (b, 0, j, 0))
+        theta = segments.outer(deltas, lax.dynamic_slice_in_dim(features, i, count, axis=2))
+        new = product[:N].reshape(1, N, count, g) + theta[None]
+        share = lax.dynamic_slice_in_dim(credited, i, count) + product[N].reshape(count, g)
+        return lax.dynamic_update_slice_in_dim(credited, share, i, 0), lax.dynamic_update_slice(M, new, (b, 0, i, 0))
 
-    return lax.fori_loop(0, g // rows, of_rows, (credited, M))
+    carried = credited, M
+    if count < m:
+        carried = lax.fori_loop(0, m // count, lambda k, carried: of_rows(k * count, carried), carried)
+    rest = m % count if count < m else m
+    return of_rows(m - rest, carried, rest) if rest else carried
 
 
-def rows_at_once(N: int, g: int, m: int, itemsize: int) -> int:
-    """The most rows of [N, g, m] whose share of M, with the new one, fits in a core's cache; they divide g."""
-    return max(
-        rows for rows in range(1, g + 1) if g % rows == 0 and (rows == 1 or N * rows * m * itemsize <= 2 * ops.CACHE)
-    )
+def rows_at_once(N: int, g: int, itemsize: int) -> int:
+    """Rows of a matrix of parameters whose share of M, [N, rows, g], and the new one fill a core's cache twice."""
+    return max(1, 2 * ops.CACHE // (N * g * itemsize))
 
 
 def credit_only(M: Any, delta: Array) -> Any:

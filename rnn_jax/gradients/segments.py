@@ -48,7 +48,7 @@ class Blocks(NamedTuple):
     """Derivatives by the parameters of one layer, in the form in which rules carry them."""
 
     matrices: tuple[Array, ...]
-    """[…, G·H, features], one for each kind of δ; features are h_{t−1} (where W is a matrix), x_t and 1."""
+    """[…, features, G·H], one for each kind of δ; features are h_{t−1} (where W is a matrix), x_t and 1."""
     units: tuple[Array, ...]
     """[…, G·H] or […, H]: a diagonal W, its bias, and the cell's own parameters."""
 
@@ -189,7 +189,7 @@ def step_tangents(segment: Segment, level: int, block: jacobian.Jacobian, direct
     (cell, layer, _), (matrix_features, hs) = segment.layers[level], features(segment, level)
     count, units = len(cell.gates), list(direction.units)
     du, *dv = (
-        jnp.einsum("bgm,nbm->nbg", matrix, each)
+        jnp.einsum("bmg,nbm->nbg", matrix, each)
         for matrix, each in zip(direction.matrices, matrix_features, strict=True)
     )
     if cell.recurrence == "diagonal":
@@ -238,25 +238,27 @@ def layer_blocks(
 
 
 def outer(deltas: Array, each: Array) -> Array:
-    """Σ_t δ_t ⊗ features_t, [n, R, g] and [n, B, m] to [R, g, m]; B is R or 1."""
+    """Σ_t features_t ⊗ δ_t, [n, R, g] and [n, B, m] to [R, m, g]; B is R or 1."""
     n, R, g = deltas.shape
-    if each.shape[1] == 1:
-        product = lax.dot_general(deltas.reshape(n, R * g), each[:, 0], (((0,), (0,)), ((), ())))
-        return product.reshape(R, g, -1)
-    return lax.dot_general(deltas, each, (((0,), (0,)), ((1,), (1,))))
+    if n == 1:  # no product, which would stand in memory on its own
+        return each[0][..., None] * deltas[0][:, None]
+    if each.shape[1] == 1:  # the features first: a CPU transposes the first operand of such a product, here the smaller
+        product = lax.dot_general(each[:, 0], deltas.reshape(n, R * g), (((0,), (0,)), ((), ())))
+        return product.reshape(-1, R, g).swapaxes(0, 1)
+    return lax.dot_general(each, deltas, (((0,), (0,)), ((1,), (1,))))
 
 
 def as_layer(cell: Cell, layer: Layer, each: Blocks) -> Layer:
     """Blocks without leading axes as the gradient of a layer."""
     H = layer.b.shape[0] // len(cell.gates)
-    first = each.matrices[0].T
+    first = each.matrices[0]
     if cell.recurrence != "dense":
         units = list(each.units)
         W = units.pop(0) if cell.recurrence == "diagonal" else None
         d = units.pop(0) if layer.d is not None else None
         return Layer(first[:-1], W, first[-1], d, tuple(units))
     if cell.separate:
-        second = each.matrices[1].T
+        second = each.matrices[1]
         return Layer(first[:-1], second[:H], first[-1], None if layer.d is None else second[H], each.units)
     return Layer(first[H:-1], first[:H], first[-1], None, each.units)
 
@@ -274,12 +276,12 @@ def zero_blocks(network: Network, params: Params, leading: tuple[int, ...]) -> t
         D, zeros = layer.U.shape[0], lambda *shape: jnp.zeros((*leading, *shape), layer.b.dtype)
         own = tuple(zeros(H) for _ in layer.p)
         if cell.recurrence == "none":
-            return Blocks((zeros(g, D + 1),), own)
+            return Blocks((zeros(D + 1, g),), own)
         if cell.recurrence == "diagonal":
-            return Blocks((zeros(g, D + 1),), (zeros(g), *(() if layer.d is None else (zeros(g),)), *own))
+            return Blocks((zeros(D + 1, g),), (zeros(g), *(() if layer.d is None else (zeros(g),)), *own))
         if cell.separate:
-            return Blocks((zeros(g, D + 1), zeros(g, H + 1)), own)
-        return Blocks((zeros(g, H + D + 1),), own)
+            return Blocks((zeros(D + 1, g), zeros(H + 1, g)), own)
+        return Blocks((zeros(H + D + 1, g),), own)
 
     return tuple(of_layer(cell, layer) for cell, layer in zip(network.cells, params.layers, strict=True))
 

@@ -171,9 +171,9 @@ def credit_layer(segment: Segment, level: int, traces: Blocks, adjoint: StepAdjo
 
 
 def _by_unit(numbers: Array, a: Array) -> Array:
-    """Numbers of each unit, [H], times its rows in every gate's block, [G·H, …] or [H]."""
-    tiled = jnp.concatenate([numbers] * (a.shape[0] // numbers.shape[0]))
-    return tiled.reshape(-1, *(1,) * (a.ndim - 1)) * a
+    """Numbers of each unit, [H], times its columns in every gate's block, […, G·H] or [H]."""
+    tiled = jnp.concatenate([numbers] * (a.shape[-1] // len(numbers)))
+    return tiled.reshape(*(1,) * (a.ndim - 1), -1) * a
 
 
 def first_step(batch: Batch) -> Batch:
