@@ -175,15 +175,23 @@ def check_loss(case: Case, program: Program, loss: float) -> None:
     require(fits, f"loss of {program.name}", loss, f"about {initial_loss:.0f}")
 
 
-def interleaved(calls: Mapping[Any, Callable[[], Any]], rounds: int) -> dict[Any, list[float]]:
-    """Milliseconds of every call, in ``rounds`` rounds, or more while there have been less than 10 seconds of them."""
+def interleaved(
+    calls: Mapping[Any, Callable[[], Any]],
+    rounds: int,
+    clock: Callable[[], float] = time.perf_counter,
+    seconds: float = 10,
+) -> dict[Any, list[float]]:
+    """Milliseconds of every call, in ``rounds`` rounds, or more while they have taken less than ``seconds``.
+
+    With ``time.process_time`` as the clock they are those of this process on all its cores.
+    """
     times: dict[Any, list[float]] = {name: [] for name in calls}
     began, done = time.perf_counter(), 0
-    while done < rounds or (time.perf_counter() - began < 10 and done < 5 * rounds):
+    while done < rounds or (time.perf_counter() - began < seconds and done < 5 * rounds):
         for name, call in calls.items():
-            start = time.perf_counter()
+            start = clock()
             call()
-            times[name].append(1e3 * (time.perf_counter() - start))
+            times[name].append(1e3 * (clock() - start))
             time.sleep(0.005)  # the idle threads of this program's pool come to rest before the next program
         done += 1
     return times
