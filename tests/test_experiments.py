@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -17,6 +18,7 @@ import digits
 import jax
 import numpy as np
 import peers
+import pictures
 import pytest
 import timing
 from fixtures import marked
@@ -24,7 +26,8 @@ from fixtures import marked
 import rnn_jax as rj
 from rnn_jax import checkpoint, experiment, train
 
-EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+ROOT = Path(__file__).parents[1]
+EXPERIMENTS = ROOT / "experiments"
 PNG = b"\x89PNG\r\n"
 
 
@@ -552,3 +555,20 @@ def test_help_teaches(tmp_path):
     for name in ("minimal.py", "char_lm.py", "compare_gradients.py", "benchmark.py", "accelerators.py"):
         result = script(name, "--help", cwd=tmp_path)
         assert result.returncode == 0 and "Examples:" in result.stdout
+
+
+@pytest.mark.slow
+def test_pictures_are_made_by_their_experiments(tmp_path):
+    flags = ("--only", "cell.png", "learning_curve.png", "--pictures", tmp_path / "docs", "--quick")
+    result = script("pictures.py", *flags, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert {path.name for path in (tmp_path / "docs").iterdir()} == {"cell.png", "learning_curve.png"}
+    wrong = script("pictures.py", "--only", "mona_lisa.png", cwd=tmp_path)
+    assert wrong.returncode == 2 and "only is" in wrong.stderr
+
+
+@pytest.mark.slow
+def test_every_picture_of_the_pages_is_made_by_a_command(tmp_path):
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    shown = {Path(name).name for page in pages for name in re.findall(r"!\[.*?\]\((\S+\.png)\)", page.read_text())}
+    assert shown == set(pictures.PICTURES) == {path.name for path in (ROOT / "docs").glob("*.png")}
