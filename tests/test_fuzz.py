@@ -243,7 +243,10 @@ def _never_hangs():
 @pytest.mark.usefixtures("_never_hangs")
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=[pytest.mark.slow] if name.split(".")[0] in SLOW_ALGORITHMS else []) for name in CALLS],
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if name.split(".")[0] in (*SLOW_ALGORITHMS, "run") else [])
+        for name in CALLS
+    ],
 )
 def test_every_wrong_call_is_refused(name, good):
     function, arguments, *also = CALLS[name](good)
