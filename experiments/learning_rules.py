@@ -64,7 +64,9 @@ class Config:
     sizes: tuple[int, ...] = (16, 32, 64, 128)
     """H in table; the first one is that of the noise by segments."""
     window: int = 5
-    """Steps between two updates on delayed addition, and of the windows in alignment and table."""
+    """Steps between two updates on delayed addition, and of the windows in table."""
+    alignment_window: int = 1
+    """Steps of the windows in alignment; longer ones share more and more of their own losses."""
     segments: tuple[int, ...] = (1, 2, 5, 10, 25)
     """Steps of a segment in tradeoff; all divide the length."""
     noise_segments: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
@@ -118,7 +120,9 @@ def check(config: Config) -> None:
     for name in ("sizes", "segments", "noise_segments"):
         value = getattr(config, name)
         require(value and min(value) > 0, name, value, "positive numbers, one or more")
-    require(config.length % config.window == 0, "length", config.length, f"a multiple of the window, {config.window}")
+    for window in (config.window, config.alignment_window):
+        fits = window > 0 and config.length % window == 0
+        require(fits, "length", config.length, f"a multiple of the window, {window}")
     divide = all(config.length % n == 0 for n in config.segments)
     require(divide, "segments", config.segments, f"divisors of the length, {config.length}")
     require(config.windows % REPORTS == 0, "windows", config.windows, f"a multiple of {REPORTS}")
@@ -154,9 +158,9 @@ def weights(config: Config) -> dict[str, list[rj.Params]]:
 
 def alignment(config: Config, folder: Path) -> dict[str, Any]:
     """The cosines, and their means within groups and between them."""
-    sizes = config.window, config.length, config.batch
+    sizes = config.alignment_window, config.length, config.batch
     found = rule_gradients.alignments(config.cell, config.hidden, config.rules, *sizes, weights(config))
-    title = f"{model(config, H=config.hidden, B=config.batch)}, windows of {config.window}"
+    title = f"{model(config, H=config.hidden, B=config.batch)}, windows of {config.alignment_window}"
     rule_figures.plot_alignment(title, found, folder / "alignment.png")
     for when in ("before training", "after training"):
         print(f"\nmean cosine of two rules of these groups, {when}")

@@ -16,6 +16,8 @@ LOOKS = [
 """More than are told apart by colour alone: solid lines and dots, then dotted lines and squares."""
 ROUNDING = 1e-7
 """Errors below are drawn here, on logarithmic axes."""
+EXACT = 1e-2
+"""Where exact rules are drawn in the plot of time against error, near the others."""
 
 
 def plot_alignment(model: str, found: dict[str, Any], path: Path) -> None:
@@ -97,11 +99,11 @@ def plot_copying(model: str, found: dict[str, Any], path: Path) -> None:
     for (name, each), look in zip(found.items(), LOOKS, strict=False):
         look = {**look, "marker": ""}
         lengths = np.asarray(each["lengths"])
-        xs = np.mean(each["steps"], axis=0)
+        xs = np.mean(each["steps"], axis=0) / 1000
         axes.plot(xs, lengths.mean(axis=0), **look)
         axes.fill_between(xs, lengths.min(axis=0), lengths.max(axis=0), color=look["color"], alpha=0.12, lw=0)
         handles.append(figures.entry(name, **look))
-    axes.set(xlabel="steps seen, of all examples", ylabel="bits of a string", ylim=(1, None))
+    axes.set(xlabel="thousands of steps seen, of all examples", ylabel="bits of a string", ylim=(1, None))
     figures.legend_below(figure, handles, 4)
     figures.save(figure, path)
 
@@ -117,12 +119,13 @@ def plot_tradeoff(model: str, rows: list[dict[str, Any]], path: Path) -> None:
         for name, look in zip(names, LOOKS, strict=False):
             of_rule = [row for row in rows if row["rule"] == name]
             xs = [row["microseconds"] for row in of_rule]
-            ys = [max(row[when]["error"], 1e-3) for row in of_rule]
+            ys = [max(row[when]["error"], EXACT) for row in of_rule]
             axes.plot(xs, ys, **{**look, "marker": ""}, alpha=0.6)
             for row, x, y in zip(of_rule, xs, ys, strict=True):
                 axes.plot(x, y, look["marker"], color=look["color"], ms=3 + 2 * lengths.index(row["segment"]))
-        axes.set(xscale="log", yscale="log", xlabel="microseconds a step", title=f"{when}")
-    panels[0].set(ylabel="error of one draw / norm of the gradient; below 0.001 drawn there")
+        axes.set(xscale="log", yscale="log", xlabel="microseconds a step", title=when)
+        figures.level(axes, EXACT, "exact, up to rounding")
+    panels[0].set(ylabel="error of one draw / norm of the gradient")
     handles = [figures.entry(name, **look) for name, look in zip(names, LOOKS, strict=False)]
     style = {"color": figures.DARK_GREY, "ls": "", "marker": "o"}
     handles += [figures.entry(f"segments of {n}", ms=3 + 2 * i, **style) for i, n in enumerate(lengths)]
