@@ -124,7 +124,7 @@ def plot_tradeoff(model: str, rows: list[dict[str, Any]], path: Path) -> None:
             for row, x, y in zip(of_rule, xs, ys, strict=True):
                 axes.plot(x, y, look["marker"], color=look["color"], ms=3 + 2 * lengths.index(row["segment"]))
         axes.set(xscale="log", yscale="log", xlabel="microseconds a step", title=when)
-        figures.level(axes, EXACT, "exact, up to rounding")
+        figures.level(axes, EXACT, "0.01 and less")
     panels[0].set(ylabel="error of one draw / norm of the gradient")
     handles = [figures.entry(name, **look) for name, look in zip(names, LOOKS, strict=False)]
     style = {"color": figures.DARK_GREY, "ls": "", "marker": "o"}
@@ -135,7 +135,7 @@ def plot_tradeoff(model: str, rows: list[dict[str, Any]], path: Path) -> None:
 
 def table_lines(rows: list[dict[str, Any]]) -> list[str]:
     """The table as text, one line a rule and size."""
-    head = f"{'n':>4}  {'rule':<20}{'claim':<10}{'bias':>9}  {'95 %':<18}{'variance':>9}{'cosine':>8}"
+    head = f"{'n':>4}  {'rule':<20}{'claim':<18}{'bias':>9}  {'95 %':<18}{'variance':>9}{'cosine':>8}"
     lines = [f"{head}{'µs a step':>11}{'bytes':>11}{'scratch':>11}"]
     for hidden, group in itertools.groupby(rows, key=lambda row: row["hidden"]):
         for row in group:
@@ -144,5 +144,5 @@ def table_lines(rows: list[dict[str, Any]]) -> list[str]:
                 f"{row['bias']:>9.1e}  {f'{low:.1e} … {high:.1e}':<18}{row['variance']:>9.1e}{row['cosine']:>8.2f}"
             )
             costs = f"{row['microseconds']:>11.1f}{row['memory']:>11,}{row['temporaries']:>11,}"
-            lines.append(f"{hidden:>4}  {row['rule']:<20}{row['claim']:<10}{accuracy}{costs}")
+            lines.append(f"{hidden:>4}  {row['rule']:<20}{row['claim']:<18}{accuracy}{costs}")
     return lines

@@ -210,7 +210,7 @@ def table(
             {
                 "rule": name,
                 "hidden": hidden,
-                "claim": type(rj.ALGORITHMS[name](network).claim).__name__,
+                "claim": claim_of(rj.ALGORITHMS[name](network)),
                 **accuracy_of(program, settings, keys),
                 "microseconds": microseconds({name: program}, *settings[0][:2])[name],
                 "memory": program.memory,
@@ -218,6 +218,12 @@ def table(
             }
         )
     return rows
+
+
+def claim_of(algorithm: rj.Algorithm) -> str:
+    """The claim in words; that of ``bptt`` is about each window alone."""
+    within = isinstance(algorithm.claim, rj.Exact) and not algorithm.claim.across_windows
+    return f"{type(algorithm.claim).__name__}{' in a window' if within else ''}"
 
 
 def noise(
