@@ -24,6 +24,8 @@ MADE_BY = {
     ("peers.png",): ("benchmark.py", "--parts", "grid", "--hidden", "256", "--shapes", "64", "256", "--rounds", "21"),
     ("length.png", "crossover.png"): ("benchmark.py", "--parts", "crossover", "long"),
     ("learning_curve.png",): ("char_lm.py",),
+    ("tradeoff.png",): ("learning_rules.py", "--parts", "tradeoff"),
+    ("online_learning.png",): ("online_learning.py",),
 }
 """Pictures, and the command whose run folder holds them."""
 PICTURES = ("cell.png", *(name for names in MADE_BY for name in names))
