@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from rnn_jax import ops
@@ -98,14 +99,17 @@ def cross(segment: Segment, M: Any, delta: Array, crosses: Array | None = None) 
             adjoints = jax.tree.map(lambda a: jnp.where(crosses[b], a, 0), adjoints)
         J_delta = jnp.concatenate([J, delta[b][None]])
         both: list[Any] = []
+        end = 0
         for level, (credited, influence) in enumerate(zip(*carried, strict=True)):
             adjoint, (features, hs) = adjoints[level], segments.features(one, level)
+            own = np.arange(end, end + len(adjoint.delta_s_prev) * hs.shape[-1]).reshape(-1, hs.shape[-1])
+            end += own.size
             each = zip(credited.matrices, influence.matrices, adjoint.deltas, features, strict=False)
-            matrices = [cross_rows(b, J_delta, *arguments) for arguments in each]
-            own = segments.layer_blocks(one, level, (), hs, adjoint).units
+            matrices = [cross_rows(b, J_delta, *arguments, own) for arguments in each]
+            added = segments.layer_blocks(one, level, (), hs, adjoint).units
             units = [
                 (total + delta[b] @ m[b], m.at[b].set(J @ m[b] + new))
-                for total, m, new in zip(credited.units, influence.units, own, strict=True)
+                for total, m, new in zip(credited.units, influence.units, added, strict=True)
             ]
             both.append(tuple(Blocks(*(tuple(pair[k] for pair in kind) for kind in (matrices, units))) for k in (0, 1)))
         return tuple(zip(*both, strict=True))
@@ -114,25 +118,39 @@ def cross(segment: Segment, M: Any, delta: Array, crosses: Array | None = None) 
     return credited, M
 
 
-def cross_rows(b: Array, J_delta: Array, credited: Array, M: Array, deltas: Array, features: Array) -> Any:
-    """``cross`` for one matrix of parameters of example b: credited [m, g], M [B, N, m, g], deltas [n, N, g]."""
-    _, N, m, g = M.shape
-    count = rows_at_once(N, g, M.dtype.itemsize)
+def cross_rows(
+    b: Array, J_delta: Array, credited: Array, M: Array, deltas: Array, features: Array, own: np.ndarray
+) -> tuple[Array, Array]:
+    """``cross`` for one matrix of parameters of example b: credited [m, g], M [B, N, m, g], deltas [n, N, g].
 
-    def of_rows(i: Array | int, carried: Any, count: int = count) -> Any:
+    Args:
+      own: which of the N state values are those of the matrix's layer, [S, H].  Within one step a parameter moves, of
+        these, its unit's alone; and the layers above.
+    """
+    n, (_, N, m, g) = len(deltas), M.shape
+    count, dense = rows_at_once(N, g, M.dtype.itemsize), own.max() + 1 if n == 1 else 0
+
+    def of_rows(i: Array | int, carried: tuple[Array, Array], count: int = count) -> tuple[Array, Array]:
         credited, M = carried
         old = lax.dynamic_slice(M, (b, 0, i, 0), (1, N, count, g)).reshape(N, count * g)
-        product = J_delta @ old
-        theta = segments.outer(deltas, lax.dynamic_slice_in_dim(features, i, count, axis=2))
-        new = product[:N].reshape(1, N, count, g) + theta[None]
-        share = lax.dynamic_slice_in_dim(credited, i, count) + product[N].reshape(count, g)
-        return lax.dynamic_update_slice_in_dim(credited, share, i, 0), lax.dynamic_update_slice(M, new, (b, 0, i, 0))
+        product = (J_delta @ old).reshape(N + 1, count, g)
+        theta = segments.outer(deltas[:, dense:], lax.dynamic_slice_in_dim(features, i, count, axis=2))
+        new = jnp.concatenate([product[:dense], product[dense:N] + theta])
+        share = lax.dynamic_slice_in_dim(credited, i, count) + product[N]
+        credited = lax.dynamic_update_slice_in_dim(credited, share, i, 0)
+        return credited, lax.dynamic_update_slice(M, new[None], (b, 0, i, 0))
 
     carried = credited, M
     if count < m:
         carried = lax.fori_loop(0, m // count, lambda k, carried: of_rows(k * count, carried), carried)
-    rest = m % count if count < m else m
-    return of_rows(m - rest, carried, rest) if rest else carried
+    if rest := m % count if count < m else m:
+        carried = of_rows(m - rest, carried, rest)
+    credited, M = carried
+    if n == 1:
+        gates = np.arange(g).reshape(-1, own.shape[1])
+        rows, columns = (a.ravel() for a in np.broadcast_arrays(own[:, None], gates[None]))
+        M = M.at[b, rows, :, columns].add(deltas[0, rows, columns][:, None] * features[0], unique_indices=True)
+    return credited, M
 
 
 def rows_at_once(N: int, g: int, itemsize: int) -> int:
