@@ -1,13 +1,16 @@
-"""Compare every learning rule on one task: how right its gradient is, what it costs, and how well it trains.
+"""Compare every learning rule: how right its gradient is, what it costs, and how well it trains.
 
 The task is delayed addition: y_t is 1 with probability 1/2 + x_{t−6}/2 − x_{t−10}/4, for coins x.  Every rule sees the
-sequence in short windows, as an online learner does, so that what it carries over their borders matters.
+sequence in short windows, as an online learner does, so that what it carries over their borders matters.  In the part
+copying, strings of bits are said again, and grow when they are copied well.
 
 The parts:
-  accuracy   error, cosine and relative variance of each rule's recurrent gradient, at the weights before and after
-             training, and the cosines between each two rules
-  time       microseconds a step of each rule, beside its error
-  training   the loss of each rule, updated after each window
+  alignment  the cosine between each two rules' gradients of a window, at the weights before training and after
+  table      claim, bias, variance and cosine of each rule, its time a step and its bytes, by n; and how the noise of
+             the unbiased rules falls with segments and rank
+  training   the loss of each rule on delayed addition, with an update after each window
+  copying    how long the strings become that each rule learns to copy
+  tradeoff   time a step against the error of one draw, by the length of segments: choose a rule by this plot
 
 Examples:
   python experiments/learning_rules.py
@@ -18,272 +21,240 @@ Examples:
 import dataclasses
 import functools
 import itertools
-import statistics
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import figures
-import jax
 import numpy as np
-import optax
-from jax.flatten_util import ravel_pytree
+import rule_figures
+import rule_gradients
+import rule_training
+from rule_gradients import RULES, initial, network_of
 from tqdm import tqdm
 
 import rnn_jax as rj
 from rnn_jax import experiment
 from rnn_jax.checks import require
-from rnn_jax.data.tasks import LEVELS, delayed_addition
 
-FILES = r"summary\.json|(alignment|tradeoff|training)\.png"
+FILES = r"summary\.json|(alignment|sizes|noise|training|copying|tradeoff)\.png"
 """What a run writes beside config.json."""
-RULES = tuple(name for name in rj.ALGORITHMS if name != "autodiff")
+REPORTS = 40
+"""Points of a learning curve."""
 
 
 @dataclass(frozen=True)
 class Config:
-    """Which rules to compare, on which network, and for how long."""
+    """Which parts to run, for which rules, on which network, and for how long."""
 
-    parts: tuple[Literal["accuracy", "time", "training"], ...] = ("accuracy", "time", "training")
+    parts: tuple[Literal["alignment", "table", "training", "copying", "tradeoff"], ...] = (
+        "alignment",
+        "table",
+        "training",
+        "copying",
+        "tradeoff",
+    )
+    """What to measure; each part can be run alone."""
     rules: tuple[str, ...] = RULES
-    """Names of the registry."""
+    """Names of the registry, for alignment, table and training."""
     cell: str = "elman"
     """A name of the registry of cells."""
     hidden: int = 32
-    """H."""
+    """H, except in table."""
+    sizes: tuple[int, ...] = (16, 32, 64, 128)
+    """H in table; the first one is that of the noise by segments."""
     window: int = 5
-    """Steps between two updates."""
+    """Steps between two updates on delayed addition, and of the windows in table."""
+    alignment_window: int = 1
+    """Steps of the windows in alignment; longer ones share more and more of their own losses."""
+    segments: tuple[int, ...] = (1, 2, 5, 10, 25)
+    """Steps of a segment in tradeoff; all divide the length."""
+    noise_segments: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
+    """Steps of a segment where the noise of the unbiased rules is measured."""
     length: int = 100
-    """T of the sequences on which gradients are compared."""
+    """T of the sequences on which gradients are compared, a multiple of the window."""
     batch: int = 8
-    """B."""
-    steps: int = 4000
-    """Windows to train on."""
+    """B on delayed addition."""
+    windows: int = 4000
+    """Updates on delayed addition, a multiple of 40."""
     rate: float = 3e-3
-    """Of Adam."""
+    """Of Adam, and of RMSprop."""
+    copying_cell: str = "gru"
+    """The cell that learns to copy."""
+    copying_window: int = 4
+    """Steps between two updates of copying; it divides 64."""
+    copying_batch: int = 16
+    """B of copying."""
+    chunks: int = 600
+    """Chunks of 64 steps of copying; after each the strings may grow."""
     seeds: int = 3
     """Networks and sequences; the figures are means over them."""
-    keys: int = 64
+    keys: int = 32
     """Draws of each stochastic rule."""
     seed: int = 0
+    """The first seed."""
     out: Path | None = None
     """Run folder; by default runs/learning_rules/TIME."""
     overwrite: bool = False
     """Replace what the run folder holds."""
     quick: bool = False
-    """A small network, short sequences, one seed and a few steps."""
+    """A small network, few rules, short sequences, one seed and a few steps."""
 
 
-def over_windows(algorithm: rj.Algorithm, window: int, params: Any, batch: rj.Batch, key: Any) -> Any:
-    """The loss and gradient of a sequence, summed over its windows; the carry too, so that nothing is left out."""
-    count = len(batch.xs) // window
-    windows = jax.tree.map(lambda a: a[: count * window].reshape(count, window, *a.shape[1:]), batch)
-    carry = algorithm.init(params, batch.xs.shape[1], key)
-    carry, estimates = jax.lax.scan(functools.partial(algorithm.update, params), carry, windows)
-    return jax.tree.map(lambda a: a.sum(axis=0), estimates.grads), carry
+QUICK = ("rtrl", "uoro", "dni", "bptt")
+"""One rule of each group."""
+CHUNK = 64
+"""Steps of copying between two looks at the loss."""
 
 
-def recurrent(grads: rj.Params) -> Any:
-    """The gradient of the layers as one vector; the readout's is exact in every rule, and would hide the rest."""
-    return ravel_pytree(grads.layers)[0]
+def check(config: Config) -> None:
+    """Refuse what does not fit together."""
+    unknown = [name for name in config.rules if name not in RULES]
+    require(not unknown and config.rules, "rules", unknown or config.rules, f"some of {', '.join(RULES)}")
+    for name in ("cell", "copying_cell"):
+        value = getattr(config, name)
+        require(value in rj.CELLS, name, value, f"one of {', '.join(rj.CELLS)}")
+    positive = ("hidden", "window", "length", "batch", "windows", "copying_window", "copying_batch", "chunks", "seeds")
+    for name in (*positive, "keys"):
+        require(getattr(config, name) > 0, name, getattr(config, name), "positive")
+    for name in ("sizes", "segments", "noise_segments"):
+        value = getattr(config, name)
+        require(value and min(value) > 0, name, value, "positive numbers, one or more")
+    for window in (config.window, config.alignment_window):
+        fits = window > 0 and config.length % window == 0
+        require(fits, "length", config.length, f"a multiple of the window, {window}")
+    divide = all(config.length % n == 0 for n in config.segments)
+    require(divide, "segments", config.segments, f"divisors of the length, {config.length}")
+    require(config.windows % REPORTS == 0, "windows", config.windows, f"a multiple of {REPORTS}")
+    require(CHUNK % config.copying_window == 0, "copying_window", config.copying_window, f"a divisor of {CHUNK}")
 
 
-def network_of(config: Config) -> rj.Network:
-    """Two inputs, two classes."""
-    return rj.Network((rj.CELLS[config.cell],), 2, config.hidden, 2, rj.softmax_cross_entropy())
+def some(config: Config, rules: dict[str, Any]) -> dict[str, Any]:
+    """All of them; two where it must be quick."""
+    return dict(itertools.islice(rules.items(), 2)) if config.quick else rules
 
 
-def gradients(config: Config, params: rj.Params, seed: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """The exact gradient, and draws of each rule's, [keys, θ]."""
-    network, batch = network_of(config), delayed_addition(jax.random.key(seed), config.length, config.batch)
-    _, exact = jax.jit(rj.value_and_grad(rj.bptt(network)))(params, batch)
-    drawn = {}
-    for name in config.rules:
-        algorithm = rj.ALGORITHMS[name](network)
-        count = config.keys if isinstance(algorithm.claim, rj.Unbiased) else 1
-
-        @jax.jit
-        def draw(key: Any, algorithm: rj.Algorithm = algorithm) -> Any:
-            return recurrent(over_windows(algorithm, config.window, params, batch, key)[0])
-
-        drawn[name] = np.stack([draw(key) for key in jax.random.split(jax.random.key(seed + 1), count)])
-    return np.asarray(recurrent(exact)), drawn
+def model(config: Config, **sizes: int) -> str:
+    """What a plot is of, on delayed addition."""
+    return figures.model(config.cell.split("-")[0], **sizes)
 
 
-def accuracy(exact: np.ndarray, drawn: dict[str, np.ndarray]) -> dict[str, dict[str, float]]:
-    """Of each rule: the error of its mean, its relative variance, and the mean cosine of its draws."""
-    size = np.linalg.norm(exact)
-    return {
-        name: {
-            "bias": float(np.linalg.norm(g.mean(0) - exact) / size),
-            "variance": float(np.square(g - g.mean(0)).sum(1).mean() / size**2),
-            "error": float(np.sqrt(np.square(g - exact).sum(1).mean()) / size),
-            "cosine": float((g @ exact / np.linalg.norm(g, axis=1) / size).mean()),
-        }
-        for name, g in drawn.items()
-    }
+@functools.cache
+def train(config: Config, name: str) -> list[tuple[list[float], rj.Params, bool]]:
+    """The losses, the weights after training, and whether all was finite, of each seed."""
+    network, algorithm = network_of(config.cell, config.hidden), rj.ALGORITHMS[name]
+    sizes = config.window, config.batch, config.windows
+    program = rule_training.by_addition(algorithm(network), network, config.rate, *sizes, REPORTS)
+    runs = (program(config.seed + seed) for seed in range(config.seeds))
+    return [(np.asarray(losses).tolist(), params, bool(finite)) for losses, params, finite in runs]
 
 
-def alignment(drawn: dict[str, np.ndarray]) -> np.ndarray:
-    """The cosine of each two rules' first draws."""
-    unit = np.stack([g[0] / np.linalg.norm(g[0]) for g in drawn.values()])
-    return unit @ unit.T
+def weights(config: Config) -> dict[str, list[rj.Params]]:
+    """Of each seed, before training and after training by exact RTRL."""
+    network, seeds = network_of(config.cell, config.hidden), range(config.seed, config.seed + config.seeds)
+    trained = [params for _, params, _ in train(config, "rtrl")]
+    return {"before training": [initial(network, seed) for seed in seeds], "after training": trained}
 
 
-def train(config: Config, name: str, seed: int) -> tuple[list[float], rj.Params]:
-    """The loss a step over training, averaged over reports, and the weights after it."""
-    network = network_of(config)
-    algorithm, optimiser = rj.ALGORITHMS[name](network), optax.adam(config.rate)
-    params = rj.init(network, jax.random.key(seed), recurrent="orthogonal")
-    data = delayed_addition(jax.random.key(seed + 100), config.steps * config.window, config.batch)
-
-    def batch_at(index: int) -> rj.Batch:
-        return jax.tree.map(lambda a: a[config.window * index :][: config.window], data)
-
-    data = jax.tree.map(np.asarray, data)
-    start = rj.train.init_state(algorithm, optimiser, params, config.batch, jax.random.key(seed))
-    step, every, losses = rj.train.make_step(algorithm, optimiser), max(1, config.steps // 40), []
-    for state, metrics in rj.train.run(step, start, batch_at, config.steps, every=every, chunk=every):
-        losses.append(float(metrics.loss))
-        params = state.params
-    return losses, params
+def alignment(config: Config, folder: Path) -> dict[str, Any]:
+    """The cosines, and their means within groups and between them."""
+    sizes = config.alignment_window, config.length, config.batch
+    found = rule_gradients.alignments(config.cell, config.hidden, config.rules, *sizes, weights(config))
+    title = f"{model(config, H=config.hidden, B=config.batch)}, windows of {config.alignment_window}"
+    rule_figures.plot_alignment(title, found, folder / "alignment.png")
+    for when in ("before training", "after training"):
+        print(f"\nmean cosine of two rules of these groups, {when}")
+        for groups, cosine in found[f"groups {when}"].items():
+            print(f"  {groups:<44}{cosine:>6.2f}")
+    return found
 
 
-def seconds(config: Config) -> dict[str, float]:
-    """Microseconds a step of each rule, interleaved; compiling is left out."""
-    network = network_of(config)
-    params = rj.init(network, jax.random.key(0), recurrent="orthogonal")
-    batch, key = delayed_addition(jax.random.key(1), config.length, config.batch), jax.random.key(2)
-    programs = {}
-    for name in config.rules:
-        algorithm = rj.ALGORITHMS[name](network)
-        program = jax.jit(functools.partial(over_windows, algorithm, config.window))
-        programs[name] = program.lower(params, batch, key).compile()
-        jax.block_until_ready(programs[name](params, batch, key))
-    times: dict[str, list[float]] = {name: [] for name in programs}
-    for _, (name, program) in itertools.product(range(3 if config.quick else 15), programs.items()):
-        start = time.perf_counter()
-        jax.block_until_ready(program(params, batch, key))
-        times[name].append(1e6 * (time.perf_counter() - start) / config.length)
-    return {name: statistics.median(each) for name, each in times.items()}
+def table(config: Config, folder: Path) -> dict[str, Any]:
+    """Of each rule at each size, and the noise by segments."""
+    seeds = range(config.seed, config.seed + config.seeds)
+    sizes = config.window, config.length, config.batch
+    rows = rule_gradients.table(config.cell, config.sizes, config.rules, *sizes, seeds, config.keys)
+    title = f"{model(config, B=config.batch, T=config.length)}, windows of {config.window}"
+    rule_figures.plot_sizes(title, rows, folder / "sizes.png")
+    print("\n" + "\n".join(rule_figures.table_lines(rows)))
+    length = 3 * max(config.noise_segments)
+    noisy = some(config, rule_gradients.NOISY)
+    noise = rule_gradients.noise(noisy, config.cell, config.sizes[0], config.noise_segments, length, seeds, config.keys)
+    rule_figures.plot_noise(model(config, H=config.sizes[0], T=length), noise, folder / "noise.png")
+    print(
+        "\nrelative variance by the steps of a segment\n" + " " * 28 + "".join(f"{n:>9}" for n in config.noise_segments)
+    )
+    for name in noisy:
+        print(f"{name:<28}" + "".join(f"{row['variance']:>9.2g}" for row in noise if row["rule"] == name))
+    return {"rules": rows, "noise": noise}
 
 
-def mean(results: list[dict[str, dict[str, float]]]) -> dict[str, dict[str, float]]:
-    """Over the seeds."""
-    return {
-        name: {field: statistics.fmean(each[name][field] for each in results) for field in results[0][name]}
-        for name in results[0]
-    }
+def training(config: Config, folder: Path) -> dict[str, Any]:
+    """The learning curves of all rules on delayed addition."""
+    found = {}
+    for name in tqdm(config.rules, desc="training", disable=None):
+        runs = train(config, name)
+        found[name] = {"losses": [losses for losses, _, _ in runs], "finite": [finite for *_, finite in runs]}
+    title = f"{model(config, H=config.hidden, B=config.batch)}, windows of {config.window}, Adam {config.rate:g}"
+    rule_figures.plot_training(title, found, config.windows, folder / "training.png")
+    print("\nloss over the last tenth of training on delayed addition, each seed")
+    for name, each in sorted(found.items(), key=lambda item: np.mean(item[1]["losses"])):
+        last = np.mean(np.asarray(each["losses"])[:, -REPORTS // 10 :], axis=1)
+        print(f"{name:<20}" + "".join(f"{loss:>8.3f}" for loss in last))
+    return found
+
+
+def copying(config: Config, folder: Path) -> dict[str, Any]:
+    """How the strings grow."""
+    network = network_of(config.copying_cell, config.hidden)._replace(inputs=3)
+    sizes = config.copying_window, CHUNK, config.copying_batch, config.chunks
+    found = {}
+    for name, learner in tqdm(some(config, rule_training.COPYING).items(), desc="copying", disable=None):
+        program = rule_training.by_copying(learner, network, config.rate, *sizes)
+        runs = [program(config.seed + seed) for seed in range(config.seeds)]
+        fields = ("lengths", "steps", "finite")
+        found[name] = dict(zip(fields, (np.asarray(part).tolist() for part in zip(*runs, strict=True)), strict=True))
+    name = figures.model(config.copying_cell.split("-")[0], H=config.hidden, B=config.copying_batch)
+    title = f"{name}, windows of {config.copying_window}, rate {config.rate:g}"
+    rule_figures.plot_copying(title, found, folder / "copying.png")
+    print("\nbits of a string that are copied at the end of training, each seed")
+    for name, each in found.items():
+        print(f"{name:<28}" + "".join(f"{lengths[-1]:>5}" for lengths in each["lengths"]))
+    return found
+
+
+def tradeoff(config: Config, folder: Path) -> list[dict[str, Any]]:
+    """Time and error by the length of segments."""
+    sizes = config.length, config.batch, config.keys
+    families = some(config, rule_gradients.FAMILIES)
+    rows = rule_gradients.tradeoff(families, config.cell, config.hidden, config.segments, *sizes, weights(config))
+    title = f"{model(config, H=config.hidden, B=config.batch, T=config.length)}"
+    rule_figures.plot_tradeoff(title, rows, folder / "tradeoff.png")
+    print("\nmicroseconds a step, and error of one draw after training, by the steps of a segment")
+    print(" " * 28 + "".join(f"{n:>18}" for n in config.segments))
+    for name in families:
+        each = [(row["microseconds"], row["after training"]["error"]) for row in rows if row["rule"] == name]
+        print(f"{name:<28}" + "".join(f"{micro:>10.1f}{error:>8.2g}" for micro, error in each))
+    return rows
+
+
+PARTS = {"alignment": alignment, "table": table, "training": training, "copying": copying, "tradeoff": tradeoff}
 
 
 def run(config: Config) -> None:
-    """Measure what is asked for, print it, plot it, and write summary.json."""
-    unknown = [name for name in config.rules if name not in RULES]
-    require(not unknown and config.rules, "rules", unknown or config.rules, f"some of {', '.join(RULES)}")
-    require(config.cell in rj.CELLS, "cell", config.cell, f"one of {', '.join(rj.CELLS)}")
+    """Measure what is asked for, print it, plot it, and write summary.json after each part."""
     if config.quick:
-        config = dataclasses.replace(config, hidden=8, length=30, batch=2, steps=40, seeds=1, keys=4)
+        small = {"hidden": 8, "sizes": (8,), "length": 20, "batch": 2, "windows": REPORTS, "seeds": 1, "keys": 3}
+        fewer = {"segments": (2, 5), "noise_segments": (2,), "chunks": 4, "copying_batch": 2, "copying_cell": "elman"}
+        few = tuple(name for name in config.rules if name in QUICK) if config.rules == RULES else config.rules
+        config = dataclasses.replace(config, rules=few, **small, **fewer)
+    check(config)
     folder = experiment.new_folder("learning_rules", config, FILES)
     summary: dict[str, Any] = {"machine": experiment.machine()}
-    trained: dict[tuple[str, int], Any] = {}
-    if "training" in config.parts:
-        runs = list(itertools.product(config.rules, range(config.seeds)))
-        for name, seed in tqdm(runs, desc="training", disable=None):
-            trained[name, seed] = train(config, name, config.seed + seed)
-        summary["training"] = {name: [trained[name, seed][0] for seed in range(config.seeds)] for name in config.rules}
-        plot_training(config, summary["training"], folder / "training.png")
-    if "accuracy" in config.parts or "time" in config.parts:
-        network, results, cosines = network_of(config), [], []
-        for seed in tqdm(range(config.seed, config.seed + config.seeds), desc="gradients", disable=None):
-            params = rj.init(network, jax.random.key(seed), recurrent="orthogonal")
-            exact, drawn = gradients(config, params, seed)
-            results.append(accuracy(exact, drawn))
-            cosines.append(alignment(drawn))
-        summary["accuracy"], summary["alignment"] = mean(results), np.mean(cosines, axis=0).tolist()
-        plot_alignment(config, np.mean(cosines, axis=0), folder / "alignment.png")
-    if "time" in config.parts:
-        summary["microseconds"] = seconds(config)
-        plot_tradeoff(config, summary, folder / "tradeoff.png")
-    report(config, summary)
-    experiment.write_json(folder / "summary.json", summary)
+    for part in config.parts:
+        summary[part] = PARTS[part](config, folder)
+        experiment.write_json(folder / "summary.json", summary)
     print(f"run folder: {folder}")
-
-
-def report(config: Config, summary: dict[str, Any]) -> None:
-    """One line a rule."""
-    print(f"{'rule':<20}{'claim':<10}{'bias':>9}{'variance':>10}{'cosine':>8}{'µs a step':>11}{'final loss':>12}")
-    for name in config.rules:
-        claim = type(rj.ALGORITHMS[name](network_of(config)).claim).__name__
-        measured, none = summary.get("accuracy", {}).get(name, {}), float("nan")
-        figures_ = [measured.get(field, none) for field in ("bias", "variance", "cosine")]
-        microseconds = summary.get("microseconds", {}).get(name, none)
-        losses = [statistics.fmean(each[-4:]) for each in summary.get("training", {}).get(name, [])]
-        final = statistics.fmean(losses) if losses else none
-        print(
-            f"{name:<20}{claim:<10}{figures_[0]:>9.1e}{figures_[1]:>10.1e}{figures_[2]:>8.2f}{microseconds:>11.1f}{final:>12.3f}"
-        )
-
-
-def title(config: Config) -> str:
-    """What every plot is of."""
-    model = figures.model(config.cell.split("-")[0], H=config.hidden, B=config.batch)
-    return f"{model}, delayed addition, windows of {config.window}"
-
-
-def plot_alignment(config: Config, cosines: np.ndarray, path: Path) -> None:
-    """A heat map of the cosines between each two rules."""
-    figure, (axes,) = figures.panels(1, f"Cosine of two rules' recurrent gradients: {title(config)}", 6.5)
-    image = axes.imshow(cosines, vmin=-1, vmax=1, cmap="PuOr")
-    names = list(config.rules)
-    axes.set_xticks(range(len(names)), names, rotation=60, ha="right")
-    axes.set_yticks(range(len(names)), names)
-    for (row, column), value in np.ndenumerate(cosines):
-        colour = "white" if abs(value) > 0.7 else "black"
-        axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=7, color=colour)
-    figure.colorbar(image, ax=axes, label="cosine")
-    figures.save(figure, path)
-
-
-COLOURS = {"Exact": figures.BLUE, "Unbiased": figures.ORANGE, "Biased": figures.GREEN}
-
-
-def plot_tradeoff(config: Config, summary: dict[str, Any], path: Path) -> None:
-    """Time a step against the error of one draw."""
-    figure, (axes,) = figures.panels(1, f"Time against error: {title(config)}, T = {config.length}", 4.6)
-    for name in config.rules:
-        claim = type(rj.ALGORITHMS[name](network_of(config)).claim).__name__
-        point = summary["microseconds"][name], max(summary["accuracy"][name]["error"], 1e-8)
-        axes.loglog(*point, "o", color=COLOURS[claim])
-        axes.annotate(name, point, xytext=(5, 3), textcoords="offset points", fontsize=9)
-    axes.set(xlabel="microseconds a step", ylabel="error of one draw, of the gradient's norm")
-    figures.legend_below(figure, [figures.entry(claim, color=c, marker="o", ls="") for claim, c in COLOURS.items()])
-    figures.save(figure, path)
-
-
-def plot_training(config: Config, losses: dict[str, list[list[float]]], path: Path) -> None:
-    """The mean loss over the seeds against the windows seen."""
-    figure, (axes,) = figures.panels(1, f"Training online: {title(config)}, Adam {config.rate}", 4.8)
-    palette = (
-        figures.BLUE,
-        figures.ORANGE,
-        figures.GREEN,
-        figures.VERMILLION,
-        figures.PURPLE,
-        figures.SKY,
-        figures.BLACK,
-    )
-    looks = [{"color": colour, "ls": line} for line in ("-", ":") for colour in palette]
-    handles = []
-    for (name, each), style in zip(losses.items(), itertools.cycle(looks), strict=False):
-        curve = np.mean(each, axis=0)
-        axes.plot(np.linspace(0, config.steps, len(curve) + 1)[1:], curve, **style)
-        handles.append(figures.entry(name, **style))
-    for known, nats in LEVELS.items():
-        figures.level(axes, nats, f"best loss, {known}")
-    axes.set(xlabel="windows", ylabel="cross-entropy a step, nats")
-    figures.legend_below(figure, handles, 5)
-    figures.save(figure, path)
 
 
 if __name__ == "__main__":

@@ -1,96 +1,69 @@
-"""Draw the diagram of the documentation: what the step and the adjoint of a cell are given, and what they return.
+"""Make the pictures of the README and of the documentation again, each by the experiment that it belongs to.
 
-Example:
-  python experiments/pictures.py --out docs
+About three hours on two quiet cores; --only makes some of them.
+
+Examples:
+  python experiments/pictures.py
+  python experiments/pictures.py --only digits.png error_against_T.png
 """
 
-import argparse
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import figures
+import cell_diagram
+from tqdm import tqdm
 
-YOURS = {"facecolor": "#D6E8F5", "edgecolor": figures.BLUE, "linewidth": 1.5}
-LIBRARY = {"facecolor": "#F2F2F2", "edgecolor": figures.GREY, "linewidth": 1.0}
-"""The two functions of a cell, and what the library computes around them."""
-ROUNDED = "round,pad=0,rounding_size=1.2"
+from rnn_jax import experiment
+from rnn_jax.checks import require
 
-
-def box(axes: Any, x: float, y: float, width: float, height: float, text: str, style: dict[str, Any]) -> None:
-    """A rounded box with its centre at (x, y), and a text in it."""
-    from matplotlib.patches import FancyBboxPatch
-
-    axes.add_patch(FancyBboxPatch((x - width / 2, y - height / 2), width, height, boxstyle=ROUNDED, **style))
-    axes.text(x, y, text, ha="center", va="center", linespacing=1.6)
-
-
-def arrow(axes: Any, start: tuple[float, float], end: tuple[float, float], colour: str, line: str = "-") -> None:
-    """An arrow between two points."""
-    style = {"arrowstyle": "-|>,head_width=0.25,head_length=0.5", "color": colour, "lw": 1.5, "ls": line}
-    axes.annotate("", end, start, arrowprops={**style, "shrinkA": 0, "shrinkB": 0})
+MADE_BY = {
+    ("error_against_T.png", "digits.png"): ("compare_gradients.py",),
+    ("peers.png",): ("benchmark.py", "--parts", "grid", "--hidden", "256", "--shapes", "64", "256", "--rounds", "21"),
+    ("length.png", "crossover.png"): ("benchmark.py", "--parts", "crossover", "long"),
+    ("learning_curve.png",): ("char_lm.py",),
+    ("tradeoff.png",): ("learning_rules.py", "--parts", "tradeoff"),
+    ("online_learning.png",): ("online_learning.py",),
+}
+"""Pictures, and the command whose run folder holds them."""
+PICTURES = ("cell.png", *(name for names in MADE_BY for name in names))
 
 
-def note(axes: Any, x: float, y: float, text: str, align: str = "center", colour: str = "black") -> None:
-    """A label beside an arrow."""
-    axes.text(x, y, text, ha=align, va="center", color=colour, linespacing=1.4)
+@dataclass(frozen=True)
+class Config:
+    """Which pictures to make, and where they go."""
+
+    only: tuple[str, ...] = PICTURES
+    """Names of pictures; by default all."""
+    pictures: Path = Path("docs")
+    """Folder of the pictures."""
+    out: Path = Path("runs/pictures")
+    """Folder of the run folders, which are replaced."""
+    quick: bool = False
+    """Small cases, in minutes; what the pictures show means nothing."""
 
 
-def cell(path: Path) -> None:
-    """The step above, forward in time; the adjoint below it, backward."""
-    title = "One step of a cell: every array that step and adjoint see is [B, H]"
-    figure, (axes,) = figures.panels(1, title, 5.4)
-    axes.set(xlim=(0, 100), ylim=(0, 60))
-    axes.set_axis_off()
-    forward, backward, stored = figures.BLUE, figures.VERMILLION, figures.DARK_GREY
-
-    box(axes, 37, 56, 48, 6, r"$u_t = x_t\,U + b$        $v_t = h_{t-1}\,W$        $z_t = u_t + v_t$", LIBRARY)
-    box(axes, 76, 56, 22, 6, r"$p$: one number per unit", LIBRARY)
-    box(axes, 50, 40, 48, 8, r"$s_t$, residual = step($s_{t-1}$, $z_t$, *$p$)", YOURS)
-    box(axes, 50, 20, 48, 8, r"$\delta s_{t-1}$, $\delta z_t$, *$\delta p$ = adjoint($s_{t-1}$, $s_t$, residual, "
-        r"$\delta s_t$, *$p$)", YOURS)  # fmt: skip
-    box(axes, 33, 4, 60, 6, r"$dU = \Sigma\,x_t^\top\delta z_t$    $db = \Sigma\,\delta z_t$    "
-        r"$dW = \Sigma\,h_{t-1}^\top\delta z_t$    $\delta h_{t-1}$ += $\delta z_t\,W^\top$", LIBRARY)  # fmt: skip
-    box(axes, 76, 4, 22, 6, r"$dp = \Sigma\,\delta p$", LIBRARY)
-
-    arrow(axes, (4, 40), (26, 40), forward)
-    note(axes, 3, 43.5, r"$s_{t-1}$: $S$ arrays", "left")
-    arrow(axes, (74, 40), (96, 40), forward)
-    note(axes, 97, 43.5, r"$s_t$: $S$ arrays", "right")
-    arrow(axes, (42, 53), (42, 44), forward)
-    note(axes, 43, 48.5, r"$z_t$: $G$ arrays", "left")
-    arrow(axes, (70, 53), (70, 44), forward)
-    note(axes, 71, 48.5, r"$p$", "left")
-
-    arrow(axes, (50, 36), (50, 24), stored, "--")
-    note(axes, 51.5, 30, r"stored: $s_{t-1}$, $s_t$, residual", "left", stored)
-
-    arrow(axes, (96, 20), (74, 20), backward)
-    note(axes, 97, 23.5, r"$\delta s_t$: $S$ arrays", "right")
-    arrow(axes, (26, 20), (4, 20), backward)
-    note(axes, 3, 23.5, r"$\delta s_{t-1}$: $S$ arrays", "left")
-    arrow(axes, (42, 16), (42, 7), backward)
-    note(axes, 43, 11.5, r"$\delta z_t$: $G$ arrays", "left")
-    arrow(axes, (70, 16), (70, 7), backward)
-    note(axes, 71, 11.5, r"$\delta p$", "left")
-
-    from matplotlib.patches import Patch
-
-    entries = [
-        Patch(label="you write", **YOURS),
-        Patch(label="the library computes", **LIBRARY),
-        figures.entry("forward in time", color=forward, lw=2),
-        figures.entry("backward in time", color=backward, lw=2),
-    ]
-    figures.legend_below(figure, entries)
-    figures.save(figure, path)
-
-
-def main() -> None:
-    """Write the picture into a folder."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("docs"), metavar="FOLDER", help="by default docs")
-    cell(parser.parse_args().out / "cell.png")
+def run(config: Config) -> None:
+    """Run each experiment, and copy its pictures."""
+    unknown = [name for name in config.only if name not in PICTURES]
+    require(not unknown and config.only, "only", unknown or config.only, f"some of {', '.join(PICTURES)}")
+    config.pictures.mkdir(parents=True, exist_ok=True)
+    if "cell.png" in config.only:
+        cell_diagram.draw(config.pictures / "cell.png")
+    wanted = {names: command for names, command in MADE_BY.items() if set(names) & set(config.only)}
+    for names, (script, *flags) in tqdm(wanted.items(), unit="experiment", disable=None):
+        folder = config.out / names[0].removesuffix(".png")
+        flags = ["--quick"] if config.quick else flags
+        command = [sys.executable, str(Path(__file__).with_name(script)), *flags, "--out", str(folder), "--overwrite"]
+        print("+", *command[1:], flush=True)
+        status = subprocess.run(command, check=False).returncode
+        for name in set(names) & set(config.only):
+            made = folder / name
+            require(made.is_file(), script, f"ended with status {status}", f"one that writes {made}")
+            shutil.copy(made, config.pictures / name)
 
 
 if __name__ == "__main__":
-    main()
+    experiment.main(Config, run)

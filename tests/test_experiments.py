@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -17,6 +18,7 @@ import digits
 import jax
 import numpy as np
 import peers
+import pictures
 import pytest
 import timing
 from fixtures import marked
@@ -24,7 +26,8 @@ from fixtures import marked
 import rnn_jax as rj
 from rnn_jax import checkpoint, experiment, train
 
-EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+ROOT = Path(__file__).parents[1]
+EXPERIMENTS = ROOT / "experiments"
 PNG = b"\x89PNG\r\n"
 
 
@@ -519,14 +522,46 @@ def test_accelerators_compiles_or_says_what_to_install(tmp_path, platform):
 
 @pytest.mark.slow
 def test_learning_rules_are_compared(tmp_path):
-    result = script("learning_rules.py", "--quick", "--rules", "bptt", "uoro", "snap", "--out", tmp_path, cwd=tmp_path)
+    """All five parts; exact RTRL has no error, and truncation has one."""
+    result = script("learning_rules.py", "--quick", "--out", tmp_path, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     summary = json.loads((tmp_path / "summary.json").read_text())
-    assert (
-        set(summary["accuracy"]) == set(summary["microseconds"]) == set(summary["training"]) == {"bptt", "uoro", "snap"}
-    )
-    for name in ("alignment.png", "tradeoff.png", "training.png"):
-        assert (tmp_path / name).read_bytes().startswith(PNG)
+    rows = {row["rule"]: row for row in summary["table"]["rules"]}
+    assert set(rows) == set(summary["training"]) == {"rtrl", "uoro", "dni", "bptt"}
+    assert rows["rtrl"]["bias"] < 1e-5 < 0.1 < rows["bptt"]["bias"]
+    assert rows["uoro"]["interval"][0] == 0 < rows["uoro"]["variance"]
+    assert {row["segment"] for row in summary["tradeoff"]} == {2, 5}
+    assert len(summary["copying"]) == 2 and np.shape(summary["alignment"]["after training"]) == (5, 5)
+    for name in ("alignment", "sizes", "noise", "training", "copying", "tradeoff"):
+        assert (tmp_path / f"{name}.png").read_bytes().startswith(PNG)
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (("--rules", "backprop"), "rules is ['backprop']"),
+        (("--segments", "3"), "divisors of the length, 100"),
+        (("--windows", "41"), "windows is 41; it must be a multiple of 40"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, tuple) else "",
+)
+def test_learning_rules_refuse_mistakes_in_one_line(tmp_path, flags, says):
+    result = script("learning_rules.py", *flags, cwd=tmp_path)
+    assert result.returncode == 2 and says in result.stderr and "Traceback" not in result.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.slow
+def test_online_learning_costs_little_at_small_rates(tmp_path):
+    """The buffered RTRL keeps to the textbook's weights, and truncation does not."""
+    result = script("online_learning.py", "--quick", "--out", tmp_path, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    rows = json.loads((tmp_path / "summary.json").read_text())["rows"]
+    distance = {row["rule"]: row["distance"][0] for row in rows if row["rate"] == 1e-4}
+    assert distance["rtrl, online"] < 0.01 < distance["truncated, h = 16"] < distance["immediate"]
+    error = {row["rate"]: row["error"][0] for row in rows if row["rule"] == "rtrl, online"}
+    assert error[1e-4] < 0.1 * error[1e-2]
+    assert (tmp_path / "online_learning.png").read_bytes().startswith(PNG)
 
 
 @pytest.mark.slow
@@ -549,6 +584,31 @@ def test_minimal_refuses_mistakes_in_one_line(tmp_path):
 
 
 def test_help_teaches(tmp_path):
-    for name in ("minimal.py", "char_lm.py", "compare_gradients.py", "benchmark.py", "accelerators.py"):
+    for name in (
+        "minimal.py",
+        "char_lm.py",
+        "compare_gradients.py",
+        "benchmark.py",
+        "accelerators.py",
+        "learning_rules.py",
+        "online_learning.py",
+    ):
         result = script(name, "--help", cwd=tmp_path)
         assert result.returncode == 0 and "Examples:" in result.stdout
+
+
+@pytest.mark.slow
+def test_pictures_are_made_by_their_experiments(tmp_path):
+    flags = ("--only", "cell.png", "learning_curve.png", "--pictures", tmp_path / "docs", "--quick")
+    result = script("pictures.py", *flags, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert {path.name for path in (tmp_path / "docs").iterdir()} == {"cell.png", "learning_curve.png"}
+    wrong = script("pictures.py", "--only", "mona_lisa.png", cwd=tmp_path)
+    assert wrong.returncode == 2 and "only is" in wrong.stderr
+
+
+@pytest.mark.slow
+def test_every_picture_of_the_pages_is_made_by_a_command(tmp_path):
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    shown = {Path(name).name for page in pages for name in re.findall(r"!\[.*?\]\((\S+\.png)\)", page.read_text())}
+    assert shown == set(pictures.PICTURES) == {path.name for path in (ROOT / "docs").glob("*.png")}

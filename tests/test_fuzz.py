@@ -146,6 +146,7 @@ CALLS = {
     "zero_state": lambda g: (lambda **right: rj.zero_state(rj.gru(), 3, 3), {}),
     "micro_batches": lambda g: (rj.micro_batches, {"algorithm": rj.bptt(TOKENS), "count": 3}),
     "delayed_addition": lambda g: (lambda key: data.delayed_addition(key, 5, 2), {"key": KEY}),
+    "copying": lambda g: (lambda key, length: data.copying(key, 8, 2, length), {"key": KEY, "length": 2}),
     "sum_over_batch": lambda g: (lambda: rj.sum_over_batch(g.params), {}),
     "global_norm": lambda g: (lambda: train.global_norm(g.params), {}),
     "clip_by_global_norm": lambda g: (train.clip_by_global_norm, {"max_norm": 1.0}),
@@ -243,7 +244,10 @@ def _never_hangs():
 @pytest.mark.usefixtures("_never_hangs")
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=[pytest.mark.slow] if name.split(".")[0] in SLOW_ALGORITHMS else []) for name in CALLS],
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if name.split(".")[0] in (*SLOW_ALGORITHMS, "run") else [])
+        for name in CALLS
+    ],
 )
 def test_every_wrong_call_is_refused(name, good):
     function, arguments, *also = CALLS[name](good)

@@ -1,6 +1,6 @@
 """Data: text streams, and tasks whose solutions are known."""
 
-from rnn_jax.data.tasks import delayed_addition
+from rnn_jax.data.tasks import copying, delayed_addition
 from rnn_jax.data.text import (
     Corpus,
     Stream,
@@ -15,6 +15,7 @@ from rnn_jax.data.text import (
 __all__ = [
     "Corpus",
     "Stream",
+    "copying",
     "decode",
     "delayed_addition",
     "encode",

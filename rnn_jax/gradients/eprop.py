@@ -117,7 +117,9 @@ def claim_of(network: Network, feedback: Feedback, inside: Inside) -> Claim:
     return Biased(without_w, "W = 0, symmetric feedback", across_windows=True)
 
 
-def rflo(network: Network, inside: Inside = "own", segment: int | None = None) -> Algorithm:
+def rflo(
+    network: Network, feedback: Feedback = "random", inside: Inside = "own", segment: int | None = None
+) -> Algorithm:
     """Random-feedback online learning: ``eprop`` with random feedback, published for leaky Elman cells.  Biased.
 
     Raises:
@@ -125,7 +127,7 @@ def rflo(network: Network, inside: Inside = "own", segment: int | None = None) -
 
     Source: Murray, *Local online learning in recurrent networks with random feedback*, eLife 8 (2019).
     """
-    return eprop(network, "random", inside, segment)
+    return eprop(network, feedback, inside, segment)
 
 
 def without_w(network: Network, params: Params, batch: Batch) -> tuple[dict[str, Any], Params, Batch]:

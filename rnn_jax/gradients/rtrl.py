@@ -6,9 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from rnn_jax import ops
 from rnn_jax.checks import check_bool, check_network
-from rnn_jax.gradients import segments
+from rnn_jax.gradients import influence, segments
 from rnn_jax.gradients.history import History, append, before, empty
 from rnn_jax.gradients.segments import Blocks, Rule, Segment, by_segments
 from rnn_jax.network import zero_states
@@ -65,84 +64,14 @@ def rtrl(network: Network, segment: int | None = None, online: bool = False) -> 
     def credit(segment: Segment, memory: Memory, shared: Any) -> tuple[tuple[Layer, ...], Memory, Any]:
         gradients, delta = segments.reverse(segment)
         if memory.history is None:
-            credited, M = cross(segment, memory.M, segments.flatten_state(delta))
+            credited, M = influence.cross(segment, memory.M, segments.flatten_state(delta))
             return add(gradients, segments.as_layers(segment, credited)), Memory(M, None), shared
         M, history = make_room(segment, memory.M, memory.history)
         earlier, delta = segments.reverse(before(segment, history, length), delta)
-        credited = segments.as_layers(segment, credit_only(M, segments.flatten_state(delta)))
+        credited = segments.as_layers(segment, influence.credit(M, segments.flatten_state(delta)))
         return add(add(gradients, earlier), credited), Memory(cut(M, segment), append(history, segment)), shared
 
     return by_segments(network, Rule(init, credit), Exact(across_windows=True), length)
-
-
-def cross(segment: Segment, M: Any, delta: Array, crosses: Array | None = None) -> tuple[Any, Any]:
-    """A border: ``(δs_start M, summed over the batch; J M + Θ of each example)``.
-
-    M is passed over once, one example after another and some rows of the parameters after others, so that what is read
-    is still in cache when it is written, in place.
-
-    Args:
-      crosses: the examples whose M changes, bool [B]; None: all.
-    """
-    B, N = delta.shape
-    arrays = segments.example(segment)
-    zeros = jax.tree.map(lambda m: jnp.zeros(m.shape[2:], m.dtype), M)
-
-    def of_example(b: Array, carried: Any) -> Any:
-        one = segments.of_example(segment, _at(arrays, b))
-        unit_vectors = segments.unflatten_state(one, jnp.eye(N, dtype=delta.dtype))
-        adjoints, start = segments.pull(one, unit_vectors)
-        J = segments.flatten_state(start)  # J[n] = ∂s_n/∂s_start, since row n is the reverse of unit vector n
-        if crosses is not None:
-            J = jnp.where(crosses[b], J, jnp.eye(N, dtype=J.dtype))
-            adjoints = jax.tree.map(lambda a: jnp.where(crosses[b], a, 0), adjoints)
-        J_delta = jnp.concatenate([J, delta[b][None]])
-        both: list[Any] = []
-        for level, (credited, influence) in enumerate(zip(*carried, strict=True)):
-            adjoint, (features, hs) = adjoints[level], segments.features(one, level)
-            each = zip(credited.matrices, influence.matrices, adjoint.deltas, features, strict=False)
-            matrices = [cross_rows(b, J_delta, *arguments) for arguments in each]
-            own = segments.layer_blocks(one, level, (), hs, adjoint).units
-            units = [
-                (total + delta[b] @ m[b], m.at[b].set(J @ m[b] + new))
-                for total, m, new in zip(credited.units, influence.units, own, strict=True)
-            ]
-            both.append(tuple(Blocks(*(tuple(pair[k] for pair in kind) for kind in (matrices, units))) for k in (0, 1)))
-        return tuple(zip(*both, strict=True))
-
-    credited, M = lax.fori_loop(0, B, of_example, (zeros, M))
-    return credited, M
-
-
-def cross_rows(b: Array, J_delta: Array, credited: Array, M: Array, deltas: Array, features: Array) -> Any:
-    """``cross`` for one matrix of parameters of example b: credited [m, g], M [B, N, m, g], deltas [n, N, g]."""
-    _, N, m, g = M.shape
-    count = rows_at_once(N, g, M.dtype.itemsize)
-
-    def of_rows(i: Array | int, carried: Any, count: int = count) -> Any:
-        credited, M = carried
-        old = lax.dynamic_slice(M, (b, 0, i, 0), (1, N, count, g)).reshape(N, count * g)
-        product = J_delta @ old
-        theta = segments.outer(deltas, lax.dynamic_slice_in_dim(features, i, count, axis=2))
-        new = product[:N].reshape(1, N, count, g) + theta[None]
-        share = lax.dynamic_slice_in_dim(credited, i, count) + product[N].reshape(count, g)
-        return lax.dynamic_update_slice_in_dim(credited, share, i, 0), lax.dynamic_update_slice(M, new, (b, 0, i, 0))
-
-    carried = credited, M
-    if count < m:
-        carried = lax.fori_loop(0, m // count, lambda k, carried: of_rows(k * count, carried), carried)
-    rest = m % count if count < m else m
-    return of_rows(m - rest, carried, rest) if rest else carried
-
-
-def rows_at_once(N: int, g: int, itemsize: int) -> int:
-    """Rows of a matrix of parameters whose share of M, [N, rows, g], and the new one fill a core's cache twice."""
-    return max(1, 2 * ops.CACHE // (N * g * itemsize))
-
-
-def credit_only(M: Any, delta: Array) -> Any:
-    """δs_start M, summed over the batch: one product of all rows."""
-    return jax.tree.map(lambda m: (delta.reshape(-1) @ m.reshape(delta.size, -1)).reshape(m.shape[2:]), M)
 
 
 def make_room(segment: Segment, M: Any, history: History) -> tuple[Any, History]:
@@ -153,7 +82,7 @@ def make_room(segment: Segment, M: Any, history: History) -> tuple[Any, History]
     past = before(segment, history, history.counts.shape[1])
     full = history.counts[:, : len(segment.delta_hs)].any(axis=1)
     zeros = jnp.zeros(jax.tree.leaves(M)[0].shape[:2], segment.delta_hs.dtype)
-    M = lax.cond(full.any(), lambda M: cross(past, M, zeros, full)[1], lambda M: M, M)
+    M = lax.cond(full.any(), lambda M: influence.cross(past, M, zeros, full)[1], lambda M: M, M)
     return M, history._replace(counts=history.counts & ~full[:, None])
 
 
@@ -173,7 +102,3 @@ def cut(M: Any, segment: Segment) -> Any:
 def longest(network: Network) -> int:
     """H of the largest layer."""
     return network.hidden if isinstance(network.hidden, int) else max(network.hidden)
-
-
-def _at(tree: Any, b: Array) -> Any:
-    return jax.tree.map(lambda a: lax.dynamic_index_in_dim(a, b, keepdims=False), tree)
