@@ -308,6 +308,7 @@ def test_a_wrong_algorithm_is_caught(name):
         caught_by(algorithm_results(wrong_algorithm(*WRONG_ALGORITHMS[name]), None, tuple(CELLS.values())))
 
 
+@pytest.mark.slow
 def test_a_failure_is_told_in_words():
     gru = mutated(*WRONG_CELLS["GRU's δu for δv"]).gru()
     with pytest.raises(rj.testing.ConformanceError, match=r"cell gru fails") as caught:
@@ -557,7 +558,7 @@ WRONG_RULES = {
     "a predictor forgets sum_over_batch": (rule(textbook.dni, wrong="forgets sum_over_batch"), "elman", "batch in two"),
     "a predictor is trained in padding": (unlearned, "elman", "mask"),
 }  # fmt: skip
-FAST_RULES = {"UORO returns the loss 7", "RFLO × −3", "one key for all rows"}
+FAST_RULES = {"UORO returns the loss 7", "RFLO × −3"}
 """The others run in the slow set."""
 
 

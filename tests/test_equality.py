@@ -91,7 +91,8 @@ def test_an_equal_network_is_not_traced_again():
     assert len(calls) == 2 * count
 
 
-@pytest.mark.parametrize("integer", [np.int64, pytest.param(np.uint8, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("integer", [np.int64, np.uint8])
 def test_sizes_are_any_integers(integer):
     """NumPy's count as Python's: the same network, and the same numbers."""
     plain = rj.Network((rj.gru(), rj.gru()), 6, (5, 4), 6, rj.softmax_cross_entropy())

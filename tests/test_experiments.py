@@ -115,6 +115,7 @@ class Killed(BaseException):
     """As SIGKILL: nothing is done on the way out."""
 
 
+@pytest.mark.slow
 def test_interruptions_change_nothing(small_run, tmp_path, monkeypatch, capsys):
     """Ctrl-C in a step, SIGTERM in an evaluation, Ctrl-C in a save, a kill between log and save, half a line."""
     text, folder = small_run.parent / "text.txt", tmp_path / "run"
@@ -583,6 +584,7 @@ def test_minimal_refuses_mistakes_in_one_line(tmp_path):
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_help_teaches(tmp_path):
     for name in (
         "minimal.py",

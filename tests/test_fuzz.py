@@ -79,6 +79,7 @@ VALID = re.compile(
   | readout:\ params\.layers.*
   | (training|evaluation)_windows?:\ stream\ (above|below) | .*\breset\ nowhere
   | .*(mask)\ nowhere | .*weight\ (above|float32) | per_step_losses:.*(above|below|nowhere)
+  | alignment:\ gradients\.\w+\..* | bias_and_variance:\ (draws|exact)\..*
   | compare:.*\ (float16|swapped) | run:.*(xs|ys|step)\ (above|below) | run:.*(mask|finite)\ nowhere
   | save:\ folder\ word | save:\ state\.(params|optimiser|carry|finite).*
   | restore:\ template\..*\ empty\ array
@@ -170,6 +171,10 @@ CALLS = {
         rj.value_and_grad(rj.bptt(TOKENS)), {"params": g.params, "batch": g.batch, "key": KEY}),
     "compare": lambda g: (rj.compare, g.compared, "grads"),
     "worst": lambda g: (diagnostics.worst, {"differences": rj.compare(**g.compared)}),
+    "alignment": lambda g: (diagnostics.alignment, {"gradients": {"one": g.params, "other": g.params}}),
+    "bias_and_variance": lambda g: (
+        diagnostics.bias_and_variance,
+        {"draws": jax.tree.map(lambda leaf: np.stack([leaf, leaf]), g.params), "exact": g.params}, "draws|exact"),
     "init_state": lambda g: (train.init_state, {**g.method, "params": g.params, "batch_size": B, "key": KEY}),
     "make_step": lambda g: (train.make_step, {**g.method, "clip": optax.clip(1.0)}),
     "run": lambda g: (

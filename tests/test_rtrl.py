@@ -29,7 +29,8 @@ def test_a_stack_in_any_windows_is_jax_grad(windows, segment, online):
     assert_close(ours, total_gradient(run(rj.autodiff(network), params, batch, (24,))), 1e-12)
 
 
-@pytest.mark.parametrize("flags", marked([False, True], [True]))
+@pytest.mark.slow
+@pytest.mark.parametrize("flags", [False, True])
 def test_online_at_frozen_weights_each_window_is_that_of_borders_at_every_step(flags):
     network, params, batch = problem(1, flags)
     windows = (1, 1, 2, 5, 1, 1, 1, 6, 6)
