@@ -26,6 +26,7 @@ MADE_BY = {
     ("learning_curve.png",): ("char_lm.py",),
     ("tradeoff.png",): ("learning_rules.py", "--parts", "tradeoff"),
     ("online_learning.png",): ("online_learning.py",),
+    ("exact.png",): ("rules_benchmark.py", "--parts", "speed"),
 }
 """Pictures, and the command whose run folder holds them."""
 PICTURES = ("cell.png", *(name for names in MADE_BY for name in names))
