@@ -469,7 +469,7 @@ def test_benchmark_measures_every_part(tmp_path):
     assert result.returncode == 0, result.stdout + result.stderr
     summary = json.loads((folder / "summary.json").read_text())
     rows = summary["rows"]
-    assert {row["part"] for row in rows} == {"grid", "profile", "scaling", "crossover", "long", "programs"}
+    assert {row["part"] for row in rows} == {"grid", "profile", "tricks", "scaling", "crossover", "long", "programs"}
     timed = [row for row in rows if row["part"] != "programs" and "error" not in row]
     assert all(row["milliseconds"] > 0 for row in timed)
     grid = {(row["program"], row["devices"]): row["milliseconds"] for row in rows if row["part"] == "grid"}

@@ -63,4 +63,5 @@ def test_rtrl_online_conforms():
     def online(network):
         return rj.rtrl(network, segment=4, online=True)
 
-    assert rj.testing.check_algorithm(online, cells=[rj.elman(), rj.gru()])
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # as users run it
+        assert rj.testing.check_algorithm(online, cells=[rj.elman(), rj.gru()])
