@@ -43,7 +43,7 @@ def rtrl(network: Network, segment: int | None = None, online: bool = False) -> 
     Args:
       network: what to differentiate.
       segment: steps per segment, any length; by default the H of the largest layer.
-      online: keep the steps since the border, masked ones too, so that windows shorter than a segment do not end in one.
+      online: keep the steps since the border, masked ones too, so that short windows do not end in one.
 
     Raises:
       InputError: when built, a network or a segment that cannot be served; in ``update``, whatever does not fit it.
