@@ -194,6 +194,7 @@ def test_held_out_text_is_read_in_long_lanes(characters, lanes, monkeypatch):
     assert warm_up == 100 * (lanes - 1)
 
 
+@pytest.mark.slow
 def test_a_finished_run_stays_as_it_is(small_run, capsys):
     before = contents(small_run)
     assert command("--resume", small_run, "--hidden", "4") == 0

@@ -322,7 +322,7 @@ def test_is_refused_in_one_line(name):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", marked(READ_THE_LOSS, ["optax.lbfgs"]))
+@pytest.mark.parametrize("name", marked(READ_THE_LOSS, ["optax.polyak_sgd"]))
 def test_what_reads_the_loss_lowers_it(name):
     optimiser, step, _ = parts(name)
     state, losses = start(optimiser), []

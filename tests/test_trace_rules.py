@@ -115,7 +115,8 @@ def test_on_a_ring_the_error_falls_to_zero_as_the_order_grows():
     np.testing.assert_allclose(errors[:-1], RING, rtol=1e-2)
 
 
-@pytest.mark.parametrize("rule", [snap, pytest.param(eprop, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("rule", [snap, eprop])
 def test_one_segment_of_the_full_jacobian_is_bptt(rule):
     network, params, batch = setting(rj.gru(), depth=2)
     expected = gradient(rj.bptt(network), params, batch, (12,))
@@ -142,6 +143,7 @@ def test_snap_of_trace_units_is_exact_in_windows_of_any_length():
         assert_close(gradient(snap(network), params, batch, windows), exact, 1e-12)
 
 
+@pytest.mark.slow
 def test_eprop_of_leaky_units_without_w_is_rtrl():
     network, params, batch = setting(rj.elman(leak=0.3))
     (layer,) = params.layers

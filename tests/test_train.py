@@ -45,6 +45,7 @@ def test_overfits_one_batch(cell):
     assert metrics.loss < 0.02
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_bitwise_equal_runs():
     network = make_network(rj.lstm(), 2)
     optimiser = optax.adam(0.01)
@@ -312,7 +313,9 @@ def test_two_runs_from_one_start():
 
 PADDING = pytest.mark.parametrize("field", ["mask", "weight"])
 OPTIMISERS = pytest.mark.parametrize(
-    "optimiser", [optax.adam(0.01), optax.MultiSteps(optax.adam(0.01), 2)], ids=["adam", "multi-steps"]
+    "optimiser",
+    [pytest.param(optax.adam(0.01), marks=pytest.mark.slow), optax.MultiSteps(optax.adam(0.01), 2)],
+    ids=["adam", "multi-steps"],
 )
 
 

@@ -33,7 +33,7 @@ def everything(network, T=T, dtype=None):
     [
         pytest.param(13, 5, (13,), marks=pytest.mark.slow),
         pytest.param(16, 4, (6, 7), marks=pytest.mark.slow),
-        (13, 2, (1,) * 13),
+        pytest.param(13, 2, (1,) * 13, marks=pytest.mark.slow),
     ],
 )
 def test_a_history_as_long_as_the_sequence_is_bptt(history, every, windows):

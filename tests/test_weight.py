@@ -14,7 +14,11 @@ import rnn_jax as rj
 from rnn_jax import network as net
 from rnn_jax import train
 
-LOSSES = pytest.mark.parametrize("loss", [rj.softmax_cross_entropy(), rj.squared_error()], ids=lambda loss: loss.name)
+LOSSES = pytest.mark.parametrize(
+    "loss",
+    [rj.softmax_cross_entropy(), pytest.param(rj.squared_error(), marks=pytest.mark.slow)],
+    ids=["softmax_cross_entropy", "squared_error"],
+)
 
 
 @pytest.fixture(autouse=True)

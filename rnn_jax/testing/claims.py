@@ -111,7 +111,7 @@ def _limit(factory: Factory, claim: Biased, network: Network, scenario: Scenario
 
 
 def _nowhere_zero(tree: Any) -> bool:
-    return all(float(jnp.abs(leaf).max()) > 0 for leaf in jax.tree.leaves(tree))
+    return all(float(np.abs(leaf).max()) > 0 for leaf in jax.tree.leaves(tree))
 
 
 def _sequence(network: Network, T: int, everything: bool) -> tuple[Params, Batch, tuple[int, ...]]:

@@ -29,7 +29,7 @@ T, B = 6, 4
 def agreement(measured: Measured, expected: Measured, claim: Claim, scenario: Scenario, where: str) -> Iterator[Result]:
     """Loss, weight, recurrent state and, where the claim says so, the readout's gradient, window by window."""
     tolerance = tolerance_of(scenario)
-    finite = all(bool(jnp.isfinite(leaf).all()) for ours, _ in measured for leaf in jax.tree.leaves(ours.grads))
+    finite = all(np.isfinite(leaf).all() for ours, _ in measured for leaf in jax.tree.leaves(ours.grads))
     yield holds("finite", f"the gradient, {where}", finite)
     pairs = list(zip(measured, expected, strict=True))
     for name in ("loss", "weight"):

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from rnn_jax.checks import InputError
 from rnn_jax.diagnostics import compare, worst
@@ -84,13 +85,11 @@ def inputs_of(network: Network, scenario: Scenario) -> tuple[Params, Batch]:
     T, dtype = sum(scenario.windows), scenario.dtype if scenario.floats else None
     batch = make_batch(network, T, scenario.rows, scenario.mask, scenario.reset, dtype, weight=scenario.weight)
     if batch.mask is not None:
-        batch = batch._replace(**{name: _garbage_unless(batch.mask, getattr(batch, name)) for name in ("xs", "ys")})
+        parts = {name: np.array(getattr(batch, name)) for name in ("xs", "ys")}
+        for part in parts.values():
+            part[~np.asarray(batch.mask)] = -100 if jnp.issubdtype(part.dtype, jnp.integer) else np.nan
+        batch = batch._replace(**{name: jnp.asarray(part) for name, part in parts.items()})
     return make_params(network, scenario.dtype), batch
-
-
-def _garbage_unless(mask: Array, a: Array) -> Array:
-    bad = jnp.asarray(-100 if jnp.issubdtype(a.dtype, jnp.integer) else jnp.nan, a.dtype)
-    return jnp.where(mask.reshape(*mask.shape, *(1,) * (a.ndim - 2)), a, bad)
 
 
 def run(
@@ -98,6 +97,7 @@ def run(
 ) -> Measured:
     """Run an algorithm over consecutive windows, with the carry handed on."""
     carry = algorithm.init(params, batch.xs.shape[1], jax.random.key(0) if key is None else key)
+    batch = jax.device_get(batch)  # slices on the device would be compiled, each shape for itself
     update, start, measured = jax.jit(algorithm.update), 0, []
     for length in windows:
         window = jax.tree.map(lambda a, i=start, n=length: a[i : i + n], batch)
@@ -118,6 +118,7 @@ def whole(scenario: Scenario) -> Scenario:
     return scenario._replace(windows=(sum(scenario.windows),))
 
 
+@jax.jit
 def total_gradient(measured: Measured) -> Params:
     """The sum over the windows."""
     grads = [estimate.grads for estimate, _ in measured]
