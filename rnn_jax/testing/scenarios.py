@@ -118,10 +118,14 @@ def whole(scenario: Scenario) -> Scenario:
     return scenario._replace(windows=(sum(scenario.windows),))
 
 
-@jax.jit
 def total_gradient(measured: Measured) -> Params:
     """The sum over the windows."""
-    grads = [estimate.grads for estimate, _ in measured]
+    total: Params = _sum([estimate.grads for estimate, _ in measured])
+    return total
+
+
+@jax.jit
+def _sum(grads: list[Params]) -> Params:
     total: Params = jax.tree.map(lambda *parts: sum(parts[1:], parts[0]), *grads)
     return total
 
