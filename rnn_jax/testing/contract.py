@@ -19,7 +19,7 @@ from rnn_jax.losses import squared_error
 from rnn_jax.precision import accumulation_dtype
 from rnn_jax.testing.fixtures import TOLERANCE, make_batch, make_network, make_params
 from rnn_jax.testing.report import Result, holds
-from rnn_jax.testing.scenarios import Factory, Measured, Scenario, relative, tolerance_of
+from rnn_jax.testing.scenarios import Factory, Measured, Scenario, built, relative, tolerance_of
 from rnn_jax.types import Algorithm, Batch, Biased, Carry, Cell, Claim, Estimate, Exact, Network, Params, Unbiased
 
 T, B = 6, 4
@@ -225,7 +225,7 @@ def _wide_sums(factory: Factory, network: Network, claim: Claim) -> Iterator[Res
     short, algorithm = jax.tree.map(lambda a: a.astype("bfloat16"), batch), factory(network)
     carry, precise_params = algorithm.init(params, 2, jax.random.key(0)), _precise(params)
     _, estimate = jax.jit(algorithm.update)(params, carry, short)
-    precise = algorithm if isinstance(claim, Biased) else autodiff(network)
+    precise = algorithm if isinstance(claim, Biased) else built(autodiff, network)
     precise_carry = _precise(carry) if isinstance(claim, Biased) else precise.init(precise_params, 2)
     _, expected = jax.jit(precise.update)(precise_params, precise_carry, batch)
     where, tolerance = f"1200 steps, bfloat16, {network.cells[0].name}", TOLERANCE["bfloat16"]

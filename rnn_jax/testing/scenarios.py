@@ -67,10 +67,16 @@ SEPARATE = (
 def supports(factory: Factory, network: Network) -> bool:
     """Whether the algorithm can be built for a network."""
     try:
-        factory(network)
+        built(factory, network)
     except InputError:
         return False
     return True
+
+
+@lru_cache(maxsize=64)
+def built(factory: Factory, network: Network) -> Algorithm:
+    """The algorithm with its usual settings, kept, so that each of its programs is compiled once."""
+    return factory(network)
 
 
 def network_of(cell: Cell, scenario: Scenario) -> Network:
@@ -110,7 +116,7 @@ def run(
 @lru_cache(maxsize=256)
 def reference(network: Network, scenario: Scenario) -> Measured:
     """What autodiff gives, window by window; kept, since every algorithm is compared with it."""
-    return run(autodiff(network), *inputs_of(network, scenario), scenario.windows)
+    return run(built(autodiff, network), *inputs_of(network, scenario), scenario.windows)
 
 
 def whole(scenario: Scenario) -> Scenario:
