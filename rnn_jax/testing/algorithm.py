@@ -81,8 +81,10 @@ def check_algorithm(
     )
     require(claim is None or isinstance(claim, Exact | Unbiased | Biased), "claim", describe(claim), "a Claim or None")
     cells = tuple(cells.values()) if isinstance(cells, Mapping) else cells
-    listed = isinstance(cells, Sequence) and len(cells) > 0 and all(isinstance(cell, Cell) for cell in cells)
+    listed = isinstance(cells, Sequence) and not isinstance(cells, Cell) and len(cells) > 0
     require(listed, "cells", describe(cells), "cells, one or more, like (elman(), lstm())")
+    for index, cell in enumerate(cells):
+        require(isinstance(cell, Cell), f"cells[{index}]", describe(cell), "a Cell, like elman()")
     with exact_arithmetic():
         name = getattr(algorithm, "__name__", "algorithm")
         return raise_on_failure(name, algorithm_results(partial(algorithm), claim, cells))
