@@ -67,6 +67,7 @@ VALID = re.compile(
     .*\.name\ (word|no\ word) | encode:\ argument\ (word|no\ word) | encode:\ text\ no\ word
   | .*(states|gates)\[\d\]\ (word|no\ word) | .*network.*(states|gates|bias|cells)\ (short|long)
   | .*(parameters|\.p)\ (short|long) | init_layer:\ cell\.states\ (short|long)
+  | .*chrono\[\d\]\ (zero|minus) | .*chrono\ (three|no\ tuple)
   | .*bias\[\d\]\ (huge|zero|three|minus|fraction|float64) | lstm:.*\ (huge|zero|three|minus|fraction|float64)
   | elman:\ leak\ float64 | sample:\ temperature\ (huge|zero|three|fraction|float64) | init:\ dtype\ float64
   | .*(mask|reset|weight|key|clip|segment|s0)\ nothing | .*(signs|oracle)\ (function|type|no\ \w+|nothing)
@@ -136,14 +137,15 @@ CALLS = {
     "softmax_cross_entropy": lambda g: (rj.softmax_cross_entropy, {}),
     "squared_error": lambda g: (rj.squared_error, {}),
     "init": lambda g: (
-        rj.init, {"network": TOKENS, "key": KEY, "recurrent": "identity", "dtype": np.dtype("float32")}),
+        rj.init, {"network": TOKENS, "key": KEY, "recurrent": "identity", "dtype": np.dtype("float32"),
+                  "chrono": None}),
     "initial_state": lambda g: (network.initial_state, {**g.tokens, "batch_size": B}),
     "apply": lambda g: (network.apply, {**g.tokens, "state": g.state, **g.xs}),
     "readout": lambda g: (network.readout, {"params": g.params, "hs": np.ones((T, B, 5))}),
     "loss": lambda g: (network.loss, g.window),
     "init_layer": lambda g: (
         rj.init_layer, {"cell": rj.gru(), "key": KEY, "inputs": 3, "hidden": 3, "recurrent": "uniform",
-                        "dtype": np.dtype("float32")}),
+                        "dtype": np.dtype("float32"), "chrono": None}),
     "zero_state": lambda g: (lambda **right: rj.zero_state(rj.gru(), 3, 3), {}),
     "micro_batches": lambda g: (rj.micro_batches, {"algorithm": rj.bptt(TOKENS), "count": 3}),
     "delayed_addition": lambda g: (lambda key: data.delayed_addition(key, 5, 2), {"key": KEY}),
