@@ -280,7 +280,8 @@ def plot(config: Config, key: str, task: Task, rows: list[dict[str, Any]], path:
         figures.level(axes[1], 50)
         axes[1].set(xscale="log", xlabel="step of a test string", ylabel="right answers, %", ylim=(40, 103))
     handles = [figures.entry(row["model"], **MODELS[row["model"]].look) for row in rows]
-    handles.append(figures.entry("solved", marker="*", ms=11, ls="", color="white", mec="black"))
+    if any(row["solved at step"] for row in rows):
+        handles.append(figures.entry("solved", marker="*", ms=11, ls="", color="white", mec="black"))
     handles.append(figures.entry("without memory", color=figures.DARK_GREY, lw=1, ls=":"))
     figures.legend_below(figure, handles)
     figures.save(figure, path)

@@ -29,7 +29,7 @@ class Model(NamedTuple):
 
 
 MODELS = {
-    "elman": Model(rj.elman(), "orthogonal", {"color": figures.BLUE, "marker": "o"}),
+    "elman": Model(rj.elman(), "orthogonal", {"color": figures.BLUE, "marker": "o", "ms": 8, "mfc": "none"}),
     "irnn": Model(rj.elman("relu"), "identity", {"color": figures.ORANGE, "marker": "s"}, rate=3e-4),
     "lstm": Model(rj.lstm(), "orthogonal", {"color": figures.GREEN, "marker": "^"}),
     "lstm-chrono": Model(rj.lstm(), "orthogonal", {"color": figures.GREEN, "marker": "v", "ls": "--"}, chrono=True),

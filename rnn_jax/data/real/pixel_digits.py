@@ -10,7 +10,7 @@ EVERY = 5
 
 
 def pixel_digits() -> tuple[Batch, Batch]:
-    """The 1,797 digits of scikit-learn as sequences of 64 pixels, row by row: four fifths to train, and every fifth one to test.
+    """The 1,797 digits of scikit-learn as sequences of 64 pixels, row by row; every fifth one is for testing.
 
     Inputs are grey levels in [0, 1].  The class is asked for at the last step, by ``weight``, and the state is reset
     before the first one.  A column is an image, so that a batch is a choice of columns.
