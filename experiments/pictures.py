@@ -27,6 +27,8 @@ MADE_BY = {
     ("tradeoff.png",): ("learning_rules.py", "--parts", "tradeoff"),
     ("online_learning.png",): ("online_learning.py",),
     ("exact.png",): ("rules_benchmark.py", "--parts", "speed"),
+    ("gradient_flow.png", "truncation.png", "singular_values.png", "lyapunov.png"): ("gradient_flow.py",),
+    ("fixed_points_elman.png", "fixed_points_gru.png"): ("fixed_points.py",),
 }
 """Pictures, and the command whose run folder holds them."""
 PICTURES = ("cell.png", *(name for names in MADE_BY for name in names))

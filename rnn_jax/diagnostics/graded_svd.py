@@ -30,33 +30,42 @@ def log_singular_values(logs: np.ndarray, rows: np.ndarray) -> np.ndarray:
     Applications 13 (1992).
     """
     logs, rows = normalised(logs.astype(np.float64), rows.astype(np.float64))
-    M, n = logs.shape
-    every = np.arange(M)
-    tolerance = n * np.finfo(np.float64).eps
+    tolerance = logs.shape[1] * np.finfo(np.float64).eps
+    turning = np.arange(len(logs))
     for _ in range(SWEEPS):
-        furthest = 0.0
-        for i in range(n):
-            for j in range(i + 1, n):
-                swapped = logs[:, j] > logs[:, i]
-                large, small = np.where(swapped, j, i), np.where(swapped, i, j)
-                b_large, b_small = rows[every, large], rows[every, small]
-                c = (b_large * b_small).sum(axis=1)
-                furthest = max(furthest, float(np.abs(c).max(initial=0.0)))
-                both = logs[every, large], logs[every, small]
-                r = np.exp(np.subtract(both[1], both[0], out=np.full(M, -np.inf), where=~np.isneginf(both[0])))
-                gap = (1 - r) * (1 + r)
-                below = gap + np.sqrt(gap * gap + 4 * (r * c) ** 2)
-                tau = np.divide(-2 * c, below, out=np.zeros(M), where=below > 0)
-                cos = 1 / np.sqrt(1 + (r * tau) ** 2)
-                new_large = cos[:, None] * (b_large - (r * r * tau)[:, None] * b_small)
-                new_small = cos[:, None] * (b_small + tau[:, None] * b_large)
-                lost = np.linalg.norm(new_small, axis=1) <= tolerance  # all its digits: the rows were parallel
-                new_small[lost] = 0
-                for place, new in ((large, new_large), (small, new_small)):
-                    logs[every, place], rows[every, place] = normalised(logs[every, place], new)
-        if furthest <= tolerance:
+        logs[turning], rows[turning], furthest = _sweep(logs[turning], rows[turning], tolerance)
+        turning = turning[furthest > tolerance]
+        if not turning.size:
             break
     return -np.sort(-logs, axis=1)
+
+
+def _sweep(logs: np.ndarray, rows: np.ndarray, tolerance: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Turn each two rows of every matrix once; the third result is the largest cosine that a matrix had, [M]."""
+    M, n = logs.shape
+    every, furthest = np.arange(M), np.zeros(M)
+    for i in range(n):
+        for j in range(i + 1, n):
+            swapped = logs[:, j] > logs[:, i]
+            large, small = np.where(swapped, j, i), np.where(swapped, i, j)
+            (log_large, log_small), (b_large, b_small) = (
+                [each[every, k] for k in (large, small)] for each in (logs, rows)
+            )
+            c = np.einsum("mk,mk->m", b_large, b_small)
+            np.maximum(furthest, np.abs(c), out=furthest)
+            if not (np.abs(c) > tolerance).any():
+                continue
+            r = np.exp(np.subtract(log_small, log_large, out=np.full(M, -np.inf), where=~np.isneginf(log_large)))
+            gap = (1 - r) * (1 + r)
+            below = gap + np.sqrt(gap * gap + 4 * (r * c) ** 2)
+            tau = np.divide(-2 * c, below, out=np.zeros(M), where=below > 0)
+            cos = 1 / np.sqrt(1 + (r * tau) ** 2)
+            new_large = cos[:, None] * (b_large - (r * r * tau)[:, None] * b_small)
+            new_small = cos[:, None] * (b_small + tau[:, None] * b_large)
+            new_small[np.linalg.norm(new_small, axis=1) <= tolerance] = 0  # all its digits: the rows were parallel
+            logs[every, large], rows[every, large] = normalised(log_large, new_large)
+            logs[every, small], rows[every, small] = normalised(log_small, new_small)
+    return logs, rows, furthest
 
 
 def normalised(logs: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
