@@ -202,7 +202,7 @@ def plot(config: Config, cell: str, row: dict[str, Any], found: FixedPoints, sta
     shares = sizes[:3] ** 2 / (sizes**2).sum()
     rng = np.random.default_rng(config.seed)
     shown = (states[rng.permutation(len(states))[:2500]] - mean) @ axes[:3].T
-    left.scatter(*shown.T, s=3, color=figures.GREY, alpha=0.35, lw=0, depthshade=False)
+    left.scatter(*shown.T, s=5, color=figures.GREY, alpha=0.5, lw=0, depthshade=False)
     handles = [figures.entry("visited state", color=figures.GREY, marker="o", ms=4, ls="")]
     for (kind, look), of_kind in zip(LOOKS.items(), (found.stable, ~found.stable), strict=True):
         points = (found.states[of_kind] - mean) @ axes[:3].T

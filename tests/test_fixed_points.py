@@ -87,7 +87,7 @@ def test_every_cell_rests_there_with_autodiff_s_eigenvalues(name):
     [
         ({"starts": ()}, "starts is"),
         ({"starts": ((jnp.zeros((3, 2)),),)}, r"starts\[0\] \(h\) is float64\[3,2\]"),
-        ({"x": jnp.zeros(2)}, "xs is"),
+        ({"x": jnp.zeros(2)}, "x is float64"),
         ({"x": 0.0}, "x is of type float"),
         ({"tolerance": 0}, "tolerance is 0; it must be a positive number"),
         ({"distance": -1.0}, "distance is -1.0"),

@@ -19,7 +19,7 @@ from rnn_jax.checks import (
     is_array,
     require,
 )
-from rnn_jax.diagnostics.state_jacobian import check_step_inputs, state_jacobian, unflatten
+from rnn_jax.diagnostics.state_jacobian import check_step_input, state_jacobian, unflatten
 from rnn_jax.gradients.segments import flatten_state
 from rnn_jax.types import Array, Network, Params, State
 
@@ -101,8 +101,8 @@ def fixed_points(
       >>> network = rj.Network((rj.elman(),), inputs=1, hidden=1, outputs=1, loss=rj.squared_error())
       >>> layer = rj.Layer(U=jnp.zeros((1, 1)), W=jnp.full((1, 1), 2.0), b=jnp.zeros(1))
       >>> params = rj.Params(layers=(layer,), V=jnp.zeros((1, 1)), c=jnp.zeros(1))
-      >>> starts = ((jnp.linspace(-1, 1, 20, dtype=jnp.float32)[:, None],),)
-      >>> found = rj.diagnostics.fixed_points(network, params, starts, jnp.zeros(1, jnp.float32))
+      >>> starts = ((jnp.linspace(-1, 1, 20)[:, None],),)
+      >>> found = rj.diagnostics.fixed_points(network, params, starts, jnp.zeros(1))
       >>> sorted((found.states[:, 0].round(4) + 0).tolist()), found.stable.tolist()  # h = tanh(2 h)
       ([-0.9575, 0.0, 0.9575], [True, True, False])
 
@@ -120,8 +120,8 @@ def fixed_points(
     rows = leaves and is_array(leaves[0]) and leaves[0].ndim == 2 and len(leaves[0]) > 0
     require(rows, "starts", describe(starts), "a state of one row or more, S arrays [B, H] a layer")
     check_state(network, starts, len(leaves[0]), params.V.dtype, "starts")
-    require(is_array(x) and x.ndim < 2, "x", describe(x), "int[] or float[D]")
-    check_step_inputs(network, params, x[None])
+    require(is_array(x), "x", describe(x), "an array, int[] or float[D]")
+    check_step_input(network, params, x)
     with jax.enable_x64(True):
         params, starts, x = jax.tree.map(_wide, (params, starts, x))
         ends, residuals = (np.asarray(each) for each in _newton(network, params, starts, x, int(iterations)))

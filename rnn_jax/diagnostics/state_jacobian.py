@@ -12,8 +12,8 @@ import jax.numpy as jnp
 
 from rnn_jax import jacobian, recurrence, stack, trajectory
 from rnn_jax.checks import (
-    check_flags,
-    check_inputs,
+    check_array,
+    check_indices,
     check_network,
     check_params,
     check_state,
@@ -61,17 +61,20 @@ def state_jacobian(network: Network, params: Params, state: State, x: Array) -> 
     """
     check_network(network)
     check_params(network, params)
-    require(is_array(x) and x.ndim in (1, 2) and len(x) > 0, "x", describe(x), "int[B] or float[B,D]")
+    require(is_array(x) and x.ndim in (1, 2), "x", describe(x), "int[B] or float[B,D]")
+    check_step_input(network, params, x, ("B",))
     check_state(network, state, len(x), params.V.dtype)
-    check_step_inputs(network, params, x)
     layers = stack.prepare(network, params)
     return jnp.moveaxis(rows_at(layers, one_step(layers, state, x), unit_vectors(state)), 0, 1)
 
 
-def check_step_inputs(network: Network, params: Params, x: Array) -> None:
-    """Refuse inputs of one step of another shape or dtype than the network's."""
-    check_inputs(x[None], network.inputs, params.V.dtype)
-    check_flags(None, None, x[None], network.inputs)
+def check_step_input(network: Network, params: Params, x: Array, rows: tuple[str, ...] = ()) -> None:
+    """Refuse an input of one step of another shape or dtype than the network's, or a token out of range."""
+    if jnp.issubdtype(x.dtype, jnp.integer):
+        check_array(x, "x", rows, "int")
+        check_indices(x, "x", network.inputs)
+    else:
+        check_array(x, "x", (*rows, network.inputs), params.V.dtype)
 
 
 def one_step(layers: Stack, state: State, x: Array) -> Trajectories:
