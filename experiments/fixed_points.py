@@ -1,9 +1,10 @@
 """Find where a trained network comes to rest: the fixed points of the 3-bit flip-flop, and which of them are stable.
 
 Networks are trained to show the sign of the last pulse of each of three inputs.  Then the input is held at zero, and
-Newton's method looks for h = f(h, 0) from states that the network visits.  The eight answers should be eight stable
-fixed points, and saddles should stand between them.  The plots show the visited states on their first three principal
-components with the fixed points among them, and the eigenvalues of the Jacobian at each in the complex plane.
+Newton's method looks for h = f(h, 0) from states that the network visits, and from states between two of them.  The
+eight answers should be eight stable fixed points, the corners of a cube; a saddle should stand on each of its edges and
+faces, and one in its middle.  The plots show the visited states on their first three principal components with the
+fixed points among them, and the eigenvalues of the Jacobian at each in the complex plane.
 
 Examples:
   python experiments/fixed_points.py
@@ -12,6 +13,7 @@ Examples:
 """
 
 import dataclasses
+import itertools
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,10 +35,13 @@ from rnn_jax.diagnostics import FixedPoints
 
 FILES = r"summary\.json|fixed_points_[a-z_-]+\.png"
 """What a run writes beside config.json."""
-LOOKS = {
-    "stable": {"color": figures.BLUE, "marker": "o", "ms": 9},
-    "saddle": {"color": figures.VERMILLION, "marker": "X", "ms": 9},
-}
+LOOKS = (
+    ("stable", {"color": figures.BLUE, "marker": "o"}),
+    ("one unstable direction", {"color": figures.ORANGE, "marker": "X"}),
+    ("two", {"color": figures.VERMILLION, "marker": "s"}),
+    ("three and more", {"color": figures.PURPLE, "marker": "^"}),
+)
+"""Fixed points by the number of their unstable directions."""
 
 
 @dataclass(frozen=True)
@@ -61,12 +66,14 @@ class Config:
     """The gradient is scaled down to this norm where it is larger."""
     starts: int = 2000
     """Visited states from which Newton's method starts."""
+    between: int = 2000
+    """States on the lines between two visited ones, from which it starts too: saddles are rarely visited."""
     tolerance: float = 1e-10
     """The largest residual ‖f(h, 0) − h‖ of a fixed point."""
     distance: float = 1e-3
     """Ends nearer to each other than this are one fixed point."""
-    iterations: int = 100
-    """Of Newton's method."""
+    iterations: int = 30
+    """Of Newton's method, at most."""
     seed: int = 0
     """Of networks, sequences and starts."""
     out: Path | None = None
@@ -86,6 +93,7 @@ def check(config: Config) -> None:
     require(config.steps % config.every == 0, "steps", config.steps, f"a multiple of every, {config.every}")
     visited = config.length * config.batch
     require(config.starts <= visited, "starts", config.starts, f"length · batch, {visited}, at most")
+    require(config.between >= 0, "between", config.between, "0 or more")
     require(config.seed >= 0, "seed", config.seed, "0 or more")
 
 
@@ -115,12 +123,23 @@ def visited_states(config: Config, network: rj.Network, params: rj.Params) -> tu
     return tuple(values.reshape(-1, config.hidden) for values in ss), data
 
 
+def starts_of(config: Config, states: Any) -> Any:
+    """Visited states, and states between two visited ones, S arrays [starts + between, H]."""
+    keys = jax.random.split(jax.random.key(config.seed), 3)
+    chosen = jax.random.permutation(keys[0], len(states[0]))[: config.starts]
+    pairs = jax.random.randint(keys[1], (2, config.between), 0, len(states[0]))
+    share = jax.random.uniform(keys[2], (config.between, 1))
+    return tuple(
+        jnp.concatenate([values[chosen], share * values[pairs[0]] + (1 - share) * values[pairs[1]]])
+        for values in states
+    )
+
+
 def analyse(config: Config, cell: str) -> tuple[dict[str, Any], FixedPoints, np.ndarray]:
     """What is written of a cell; its fixed points; and the visited states, [T·B, N]."""
     network, params, losses = train(config, cell)
     states, _ = visited_states(config, network, params)
-    chosen = jax.random.permutation(jax.random.key(config.seed), len(states[0]))[: config.starts]
-    starts = (tuple(values[chosen] for values in states),)
+    starts = (starts_of(config, states),)
     began = time.perf_counter()
     found = rj.diagnostics.fixed_points(
         network,
@@ -167,7 +186,7 @@ def run(config: Config) -> None:
     """Train, look for fixed points, plot, and write summary.json."""
     if config.quick:
         small = {"cells": config.cells[:1], "hidden": 16, "length": 30, "batch": 16, "steps": 300}
-        config = dataclasses.replace(config, **small, rate=1e-2, starts=100, iterations=50)
+        config = dataclasses.replace(config, **small, rate=1e-2, starts=100, between=100)
     check(config)
     folder = experiment.new_folder("fixed_points", config, FILES)
     rows = []
@@ -191,38 +210,45 @@ def run(config: Config) -> None:
 
 def plot(config: Config, cell: str, row: dict[str, Any], found: FixedPoints, states: np.ndarray, path: Path) -> None:
     """The visited states and the fixed points on three principal components, and the eigenvalues."""
-    name = figures.model(cell.split("-")[0], H=config.hidden)
-    title = f"Fixed points of the 3-bit flip-flop at input 0: {name}"
-    figure, (left, right) = figures.panels(2, title, 4.7)
+    title = f"Fixed points of the 3-bit flip-flop at input 0: {figures.model(cell.split('-')[0], H=config.hidden)}"
+    figure, (left, right) = figures.panels(2, title, 5.0)
+    figure.get_layout_engine().set(wspace=0.06)
     place = left.get_subplotspec()
     left.remove()
     left = figure.add_subplot(place, projection="3d")
     mean = states.mean(axis=0)
     _, sizes, axes = np.linalg.svd(states - mean, full_matrices=False)
-    shares = sizes[:3] ** 2 / (sizes**2).sum()
-    rng = np.random.default_rng(config.seed)
-    shown = (states[rng.permutation(len(states))[:2500]] - mean) @ axes[:3].T
-    left.scatter(*shown.T, s=5, color=figures.GREY, alpha=0.5, lw=0, depthshade=False)
+    chosen = np.random.default_rng(config.seed).permutation(len(states))[:2500]
+    left.scatter(*((states[chosen] - mean) @ axes[:3].T).T, s=5, color=figures.GREY, alpha=0.5, lw=0)
+    points, unstable = (found.states - mean) @ axes[:3].T, (np.abs(found.eigenvalues) >= 1).sum(axis=1)
+    for ends in edges(row["points"]):
+        left.plot(*points[list(ends)].T, color=figures.BLUE, lw=0.8, alpha=0.7)
     handles = [figures.entry("visited state", color=figures.GREY, marker="o", ms=4, ls="")]
-    for (kind, look), of_kind in zip(LOOKS.items(), (found.stable, ~found.stable), strict=True):
-        points = (found.states[of_kind] - mean) @ axes[:3].T
-        left.plot(*points.T, ls="", mec="white", mew=0.8, zorder=5, **look)
-        values = found.eigenvalues[of_kind].ravel()
-        right.plot(values.real, values.imag, ls="", color=look["color"], marker=look["marker"], ms=4, alpha=0.6, mew=0)
-        count = int(of_kind.sum())
-        handles.append(figures.entry(f"{kind}: {count}", ls="", mec="white", mew=0.8, **look))
-    for axis, share, number in zip("xyz", shares, (1, 2, 3), strict=True):
+    for count, (kind, look) in enumerate(LOOKS):
+        which = unstable == count if count + 1 < len(LOOKS) else unstable >= count
+        left.plot(*points[which].T, ls="", mec="white", mew=0.8, ms=9, zorder=5, **look)
+        values = found.eigenvalues[which].ravel()
+        right.plot(values.real, values.imag, ls="", ms=4, alpha=0.6, mew=0, **look)
+        handles.append(figures.entry(f"{kind}: {which.sum()}", ls="", mec="white", mew=0.8, ms=9, **look))
+    for axis, share, number in zip("xyz", sizes**2 / (sizes**2).sum(), (1, 2, 3), strict=False):
         getattr(left, f"set_{axis}label")(f"PC {number} ({share:.0%})", labelpad=-8)
         getattr(left, f"set_{axis}ticklabels")([])
     left.view_init(elev=18, azim=-60)
-    left.set_box_aspect((1, 1, 1), zoom=1.05)
     angle = np.linspace(0, 2 * np.pi, 400)
     right.plot(np.cos(angle), np.sin(angle), color=figures.DARK_GREY, lw=1, ls="--")
-    right.set(xlabel="real part of an eigenvalue", ylabel="imaginary part", aspect="equal")
-    right.grid(alpha=0.25, lw=0.6)
     handles.append(figures.entry("|λ| = 1", color=figures.DARK_GREY, lw=1, ls="--"))
+    right.set(xlabel="real part", ylabel="imaginary part", aspect="equal")
+    right.set_title(r"eigenvalues $\lambda$ of the Jacobian, of all points")
+    right.grid(alpha=0.25, lw=0.6)
     figures.legend_below(figure, handles)
     figures.save(figure, path)
+
+
+def edges(points: list[dict[str, Any]]) -> list[tuple[int, int]]:
+    """Pairs of stable points whose outputs differ in the sign of one bit."""
+    signs = [np.sign(point["output"]) if point["stable"] else np.full(3, np.nan) for point in points]
+    pairs = itertools.combinations(range(len(points)), 2)
+    return [(i, j) for i, j in pairs if (signs[i] == signs[j]).sum() == 2 and (signs[i] == -signs[j]).sum() == 1]
 
 
 if __name__ == "__main__":

@@ -87,7 +87,7 @@ def fixed_points(
       x: the constant input, an int token [] or floats [D].
       tolerance: the largest residual ‖f(s*, x) − s*‖ of a fixed point.
       distance: the smallest Euclidean distance between two fixed points.
-      iterations: of Newton's method.
+      iterations: of Newton's method, at most.
 
     Returns:
       FixedPoints: M of them, M = 0 where there is none.
@@ -124,7 +124,7 @@ def fixed_points(
     check_step_input(network, params, x)
     with jax.enable_x64(True):
         params, starts, x = jax.tree.map(_wide, (params, starts, x))
-        ends, residuals = (np.asarray(each) for each in _newton(network, params, starts, x, int(iterations)))
+        ends, residuals = (np.asarray(each) for each in _newton(network, params, starts, x, tolerance, iterations))
         chosen, reached_from = _distinct(ends, residuals, tolerance, distance)
         N = ends.shape[1]
         J = np.zeros((0, N, N))
@@ -156,16 +156,19 @@ def _inputs(x: Array, rows: int) -> Array:
     return jnp.broadcast_to(x[None], (rows, *x.shape))
 
 
-@partial(jax.jit, static_argnames=("network", "iterations"))
-def _newton(network: Network, params: Params, starts: State, x: Array, iterations: int) -> tuple[Array, Array]:
-    """The ends [B, N] and their residuals [B]."""
+@partial(jax.jit, static_argnames="network")
+def _newton(
+    network: Network, params: Params, starts: State, x: Array, tolerance: float, iterations: int
+) -> tuple[Array, Array]:
+    """The ends [B, N] and their residuals [B]; the last iteration comes when all are within the tolerance."""
 
     def change(flat: Array) -> Array:
         """f(s, x) − s, [B, N]."""
         _, after = stack.forward(network, params, unflatten(flat, starts), _inputs(x, len(flat))[None])
         return flatten_state(after) - flat
 
-    def iterate(s: Array, _: None) -> tuple[Array, None]:
+    def iterate(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        count, _, s = carry
         J = state_jacobian(network, params, unflatten(s, starts), _inputs(x, len(s)))
         here = change(s)
         step = jnp.linalg.solve(J - jnp.eye(s.shape[1])[None], here[..., None])[..., 0]
@@ -173,10 +176,15 @@ def _newton(network: Network, params: Params, starts: State, x: Array, iteration
         sizes = jnp.stack([jnp.linalg.norm(change(each), axis=1) for each in tried])
         sizes = jnp.where(jnp.isfinite(sizes), sizes, jnp.inf)
         best = jnp.take_along_axis(tried, jnp.argmin(sizes, axis=0)[None, :, None], axis=0)[0]
-        nearer = sizes.min(axis=0) < jnp.linalg.norm(here, axis=1)
-        return jnp.where(nearer[:, None], best, s + here), None
+        size = jnp.linalg.norm(here, axis=1)
+        s = jnp.where((sizes.min(axis=0) < size)[:, None], best, s + here)
+        return count + 1, (size > tolerance).any(), s
 
-    s, _ = lax.scan(iterate, flatten_state(starts), None, iterations)
+    def goes_on(carry: tuple[Array, Array, Array]) -> Array:
+        count, far, _ = carry
+        return (count < iterations) & far
+
+    _, _, s = lax.while_loop(goes_on, iterate, (jnp.zeros((), int), jnp.ones((), bool), flatten_state(starts)))
     return s, jnp.linalg.norm(change(s), axis=1)
 
 
