@@ -76,17 +76,14 @@ def three_panels(
     """
     panels = groups(config, summary)
     figure, axes = figures.panels(len(panels), title_of(config, what), 3.9, sharey=True)
-    lowest = np.inf
     for each, (title, curves) in zip(axes, panels, strict=True):
         for look, found in curves:
             x, y = curve(found)
             each.plot(x, y, **look)
-            lowest = min(lowest, np.nanmin(y))
         each.set(title=title, **{name: value for name, value in axis.items() if name != "ylabel"})
         each.grid(alpha=0.25, lw=0.6)
     axes[0].set(ylabel=axis["ylabel"])
-    if lowest < bottom:
-        axes[0].set_ylim(bottom=bottom)
+    axes[0].set_ylim(bottom=max(bottom, axes[0].get_ylim()[0]))
     legend(figure, config)
     figures.save(figure, path)
 
@@ -108,7 +105,7 @@ def plot(config: Any, summary: dict[str, Any], folder: Path) -> None:
         config,
         summary,
         "What each step adds to dW",
-        lambda found: (lags, found["share by lag"]),
+        lambda found: (lags[:-1], found["share by lag"][:-1]),  # the first step adds nothing, since h_0 is 0
         {**by_lag, "ylabel": r"$\|h_{t-1}^\top\,\delta v_t\|$, share of the sum over $t$"},
         folder / "shares.png",
         FLOOR,
@@ -118,8 +115,9 @@ def plot(config: Any, summary: dict[str, Any], folder: Path) -> None:
         summary,
         "Error of truncated BPTT",
         lambda found: (config.windows, np.maximum(found["truncation"], 1e-16)),
-        {"xscale": "log", "xlabel": r"steps of a window, $k$", "ylabel": r"$\|g_k - g\|\ /\ \|g\|$", "ylim": (0, None)},
+        {"xscale": "log", "xlabel": r"steps of a window, $k$", "ylabel": r"$\|g_k - g\|\ /\ \|g\|$"},
         folder / "truncation.png",
+        0.0,
     )
     three_panels(
         config,
@@ -148,7 +146,9 @@ def plot_singular_values(config: Any, summary: dict[str, Any], path: Path) -> No
         for when, look in times.items():
             for part, line in parts.items() if name in summary[when] else ():
                 logs = np.asarray(summary[when][name]["singular values"][part])
-                each.plot(np.arange(config.length), np.exp(np.maximum(logs, np.log(FLOOR))), ls=line, **look)
+                each.plot(
+                    np.arange(config.length), np.where(logs > np.log(FLOOR), np.exp(logs), np.nan), ls=line, **look
+                )
         each.set(title=name, yscale="log", xlabel=r"lag $T - t$, steps")
         each.grid(alpha=0.25, lw=0.6)
     axes[0].set(ylabel="singular value")
@@ -157,7 +157,7 @@ def plot_singular_values(config: Any, summary: dict[str, Any], path: Path) -> No
         for when, look in times.items()
         for part, line in parts.items()
     ]
-    figures.legend_below(figure, handles)
+    figures.legend_below(figure, handles, 2)
     figures.save(figure, path)
 
 
@@ -168,9 +168,11 @@ def plot_training(config: Any, summary: dict[str, Any], path: Path) -> None:
         left.plot(curve["step"], curve["loss"], **CELLS[name])
         right.plot(curve["step"], 100 * np.asarray(curve["clipped"]), **CELLS[name])
     left.set(yscale="log", xlabel="training step", ylabel="half the squared error")
-    figures.level(left, ADDING_CHANCE, "without memory")
+    chance = {"color": figures.DARK_GREY, "lw": 1, "ls": ":"}
+    left.axhline(ADDING_CHANCE, **chance)
     right.set(xlabel="training step", ylabel=f"steps with a norm above {config.clip:g}, %", ylim=(-2, 102))
     for each in (left, right):
         each.grid(alpha=0.25, lw=0.6)
-    figures.legend_below(figure, [figures.entry(name, **look) for name, look in CELLS.items()])
+    handles = [figures.entry(name, **look) for name, look in CELLS.items()]
+    figures.legend_below(figure, [*handles, figures.entry("without memory", **chance)], 4)
     figures.save(figure, path)

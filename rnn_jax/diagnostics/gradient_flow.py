@@ -185,12 +185,12 @@ def _contributions(segment: Segment, level: int, xs: Array, hs: Array, adjoints:
 
 
 def _norms(arrays: tuple[Array, ...]) -> tuple[Array, ...]:
-    """Euclidean norms over the last axis, in float32 at least, which neither overflow nor underflow in between."""
+    """Euclidean norms over the last axis, in float32 at least; their squares neither overflow nor underflow."""
 
     def norm(a: Array) -> Array:
         a = jnp.abs(a.astype(accumulation_dtype(a.dtype)))
         largest = a.max(axis=-1, keepdims=True)
-        scale = jnp.where(largest > 0, largest, 1)
+        scale = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
         return (jnp.sqrt(jnp.square(a / scale).sum(axis=-1, keepdims=True)) * scale)[..., 0]
 
     return tuple(norm(a) for a in arrays)
