@@ -130,7 +130,7 @@ def plot(config: Any, summary: dict[str, Any], folder: Path) -> None:
     )
     plot_singular_values(config, summary, folder / "singular_values.png")
     if summary["training"]:
-        plot_training(config, summary, folder / "training.png")
+        plot_training(config, summary, folder / "clipping.png")
 
 
 def plot_singular_values(config: Any, summary: dict[str, Any], path: Path) -> None:

@@ -40,7 +40,7 @@ from rnn_jax.diagnostics import gradient_flow, lyapunov_spectrum, singular_value
 from rnn_jax.network import Recurrent
 
 apply = jax.jit(rj.apply, static_argnames="network")
-FILES = r"summary\.json|(gradient_flow|shares|truncation|singular_values|lyapunov|training)\.png"
+FILES = r"summary\.json|(gradient_flow|shares|truncation|singular_values|lyapunov|clipping)\.png"
 """What a run writes beside config.json."""
 DRIVEN = 10
 """The Lyapunov spectrum is that of so many sequences, one after the other, behind a first one."""

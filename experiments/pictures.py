@@ -27,7 +27,7 @@ MADE_BY = {
     ("tradeoff.png",): ("learning_rules.py", "--parts", "tradeoff"),
     ("online_learning.png",): ("online_learning.py",),
     ("exact.png",): ("rules_benchmark.py", "--parts", "speed"),
-    ("gradient_flow.png", "truncation.png", "singular_values.png", "lyapunov.png"): ("gradient_flow.py",),
+    ("gradient_flow.png", "truncation.png", "singular_values.png", "lyapunov.png", "clipping.png"): ("gradient_flow.py",),
     ("fixed_points_elman.png", "fixed_points_gru.png"): ("fixed_points.py",),
 }
 """Pictures, and the command whose run folder holds them."""

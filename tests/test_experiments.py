@@ -577,7 +577,7 @@ def test_gradient_flow_is_measured_before_and_after_training(tmp_path):
             assert len(found["error by lag"]) == 20 and found["error by lag"][0] == 1
             assert found["truncation"][-1] < 1e-12 < found["truncation"][0]
             assert found["lyapunov"] == sorted(found["lyapunov"], reverse=True)
-    for name in ("gradient_flow", "shares", "truncation", "singular_values", "lyapunov", "training"):
+    for name in ("gradient_flow", "shares", "truncation", "singular_values", "lyapunov", "clipping"):
         assert (tmp_path / f"{name}.png").read_bytes().startswith(PNG)
 
 
