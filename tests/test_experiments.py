@@ -1,5 +1,6 @@
 """The scripts run for real, as a user starts them: quick, resumed, and with every kind of mistake."""
 
+import importlib.metadata
 import json
 import os
 import re
@@ -566,6 +567,51 @@ def test_online_learning_costs_little_at_small_rates(tmp_path):
 
 
 @pytest.mark.slow
+def test_memory_tasks_are_learnt_and_plotted(tmp_path):
+    """Every task runs, and a flip-flop is soon shown better than without memory."""
+    result = script("memory_tasks.py", "--quick", "--out", tmp_path / "quick", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    found = json.loads((tmp_path / "quick" / "summary.json").read_text())["tasks"]
+    assert set(found) == {"adding", "copy_memory", "parity", "flip_flop"}
+    for task in found:
+        assert (tmp_path / "quick" / f"{task}.png").read_bytes().startswith(PNG)
+    assert {row["model"] for row in found["parity"]["models"]} == {"elman", "gru", "min_gru"}
+    assert all(len(row["accuracy"]) == 48 for row in found["parity"]["models"])
+    flags = ("--tasks", "flip_flop", "--models", "elman", "--length", "20", "--hidden", "32", "--steps", "600")
+    result = script("memory_tasks.py", *flags, "--solved", "0.2", "--out", tmp_path / "one", cwd=tmp_path)
+    assert result.returncode == 0 and "solved at step" in result.stdout, result.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (("--models", "transformer"), "models is ['transformer']"),
+        (("--length", "2"), "length is 2; it must be 3 steps or more"),
+        (("--rate", "0"), "rate is 0.0; it must be a positive number"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, tuple) else "",
+)
+def test_memory_tasks_refuse_mistakes_in_one_line(tmp_path, flags, says):
+    result = script("memory_tasks.py", *flags, cwd=tmp_path)
+    assert result.returncode == 2 and says in result.stderr and "Traceback" not in result.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.slow
+def test_real_sequences_are_learnt_or_say_what_to_install(tmp_path):
+    result = script("real_sequences.py", "--quick", "--out", tmp_path, cwd=tmp_path)
+    if all(any(importlib.metadata.distributions(name=name)) for name in ("scikit-learn", "sktime", "reservoirpy")):
+        assert result.returncode == 0, result.stderr
+        found = json.loads((tmp_path / "summary.json").read_text())["sets"]
+        assert set(found) == {"digits", "vowels", "laser"}
+        assert all(row["held out"] < found["laser"]["by guessing"] for row in found["laser"]["models"])
+        assert (tmp_path / "real_sequences.png").read_bytes().startswith(PNG)
+    else:
+        assert result.returncode == 2 and "pip install 'rnn-jax[real]'" in result.stderr
+        assert "Traceback" not in result.stderr and not any(tmp_path.iterdir())
+
+
+@pytest.mark.slow
 def test_gradient_flow_is_measured_before_and_after_training(tmp_path):
     """The error is 1 at the lag 0, and the gradient of one whole window is exact."""
     result = script("gradient_flow.py", "--quick", "--out", tmp_path, cwd=tmp_path)
@@ -639,6 +685,8 @@ def test_help_teaches(tmp_path):
         "online_learning.py",
         "gradient_flow.py",
         "fixed_points.py",
+        "memory_tasks.py",
+        "real_sequences.py",
     ):
         result = script(name, "--help", cwd=tmp_path)
         assert result.returncode == 0 and "Examples:" in result.stdout
