@@ -233,7 +233,8 @@ def plot(config: Config, cell: str, row: dict[str, Any], found: FixedPoints, sta
     for axis, share, number in zip("xyz", sizes**2 / (sizes**2).sum(), (1, 2, 3), strict=False):
         getattr(left, f"set_{axis}label")(f"PC {number} ({share:.0%})", labelpad=-8)
         getattr(left, f"set_{axis}ticklabels")([])
-    left.view_init(elev=18, azim=-60)
+    left.view_init(elev=18, azim=-55)
+    left.set_box_aspect(None, zoom=1.05)
     angle = np.linspace(0, 2 * np.pi, 400)
     right.plot(np.cos(angle), np.sin(angle), color=figures.DARK_GREY, lw=1, ls="--")
     handles.append(figures.entry("|λ| = 1", color=figures.DARK_GREY, lw=1, ls="--"))
