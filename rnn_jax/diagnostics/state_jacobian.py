@@ -104,7 +104,8 @@ def rows_at(
       trajectories: states and residuals of the steps.
       rows: R cotangents of each example, [R, B, N].
       t: the step.
-      mask, reset: of this step, bool [B] or None; a masked step has the identity, and a reset zero.
+      mask: of this step, bool [B] or None; a masked step has the identity.
+      reset: likewise; a reset has zero.
     """
     s_prev = tuple(recurrence.zero_where(reset, each) for each in stack.state_at(trajectories, t))
     blocks = [
