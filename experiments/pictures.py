@@ -36,6 +36,10 @@ MADE_BY = {
     ),
     ("real_sequences.png",): ("real_sequences.py",),
     ("exact.png",): ("rules_benchmark.py", "--parts", "speed"),
+    ("gradient_flow.png", "truncation.png", "singular_values.png", "lyapunov.png", "clipping.png"): (
+        "gradient_flow.py",
+    ),
+    ("fixed_points_elman.png", "fixed_points_gru.png"): ("fixed_points.py",),
 }
 """Pictures, and the command whose run folder holds them."""
 PICTURES = ("cell.png", *(name for names in MADE_BY for name in names))

@@ -81,6 +81,8 @@ VALID = re.compile(
   | readout:\ params\.layers.*
   | (training|evaluation)_windows?:\ stream\ (above|below) | .*\breset\ nowhere
   | .*(mask)\ nowhere | .*weight\ (above|float32) | per_step_losses:.*(above|below|nowhere)
+  | lyapunov_spectrum:\ count\ nothing | fixed_points:\ iterations\ three | fixed_points:\ starts.*\ (short|long)
+  | fixed_points:\ (tolerance|distance)\ (three|fraction|float64|huge)
   | alignment:\ gradients\.\w+\..* | bias_and_variance:\ (draws|exact)\..*
   | compare:.*\ (float16|swapped) | run:.*(xs|ys|step)\ (above|below) | run:.*(mask|finite)\ nowhere
   | save:\ folder\ word | save:\ state\.(params|optimiser|carry|finite).*
@@ -182,6 +184,16 @@ CALLS = {
     "bias_and_variance": lambda g: (
         diagnostics.bias_and_variance,
         {"draws": jax.tree.map(lambda leaf: np.stack([leaf, leaf]), g.params), "exact": g.params}, "draws|exact"),
+    "gradient_flow": lambda g: (diagnostics.gradient_flow, g.window),
+    "last_step": lambda g: (lambda: diagnostics.last_step(g.batch), {}),
+    "singular_values": lambda g: (diagnostics.singular_values, {**g.tokens, "state": g.state, **g.xs}),
+    "lyapunov_spectrum": lambda g: (
+        diagnostics.lyapunov_spectrum, {**g.tokens, "state": g.state, **g.xs, "count": 2}),
+    "state_jacobian": lambda g: (
+        diagnostics.state_jacobian, {**g.tokens, "state": g.state, "x": g.batch.xs[0]}),
+    "fixed_points": lambda g: (
+        diagnostics.fixed_points, {"network": FLOATS, "params": g.floats["params"], "starts": g.floats["state"],
+                                   "x": np.ones(2), "tolerance": 0.1, "distance": 0.1, "iterations": 2}),
     "init_state": lambda g: (train.init_state, {**g.method, "params": g.params, "batch_size": B, "key": KEY}),
     "make_step": lambda g: (train.make_step, {**g.method, "clip": optax.clip(1.0)}),
     "run": lambda g: (
