@@ -246,6 +246,8 @@ def run(config: Config, watch: experiment.Watch | None = None) -> dict[str, Any]
     config = started(config)
     resumes = config.resume not in (None, experiment.AUTO)
     config = resolve(experiment.resumed(config, "char_lm", Config(), FREE) if resumes else config)
+    if config.tensorboard:
+        experiment.require_tensorboard()
     if config.cache:
         experiment.keep_compiled()
     corpus, prime = load(config)

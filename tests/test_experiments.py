@@ -22,6 +22,7 @@ import peers
 import pictures
 import pytest
 import timing
+from char_runs import SMALL, TEXT, command, contents, lines_of, saved
 from fixtures import marked
 
 import rnn_jax as rj
@@ -68,40 +69,6 @@ def test_char_lm_resumes_where_it_stopped(quick_run):
     steps = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert steps == list(range(1, 81))
     assert json.loads((folder / "config.json").read_text())["steps"] == 80
-
-
-TEXT = "all work and no play makes jack a dull boy. " * 60
-SMALL = ("--quick", "--hidden", "4", "--batch", "4", "--length", "10", "--sample", "5", "--devices", "1", "--no-cache")
-
-
-def command(*arguments):
-    """char_lm's command line, in this process; returns its exit status."""
-    handler = signal.getsignal(signal.SIGTERM)
-    with pytest.MonkeyPatch.context() as patched, pytest.raises(SystemExit) as ended:
-        patched.setattr(sys, "argv", ["char_lm.py", *map(str, arguments)])
-        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"), jax.enable_x64(False):
-            try:
-                experiment.main(char_lm.Config, char_lm.main, char_lm.flags)
-            finally:
-                signal.signal(signal.SIGTERM, handler)
-    return ended.value.code or 0
-
-
-def contents(folder):
-    return {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.rglob("*") if path.is_file()}
-
-
-def lines_of(folder):
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-
-
-def saved(folder):
-    config = experiment.read_config(folder, "char_lm", char_lm.Config)
-    with jax.enable_x64(False):
-        corpus, _ = char_lm.load(config)
-        network, algorithm, optimiser, _ = char_lm.build(config, len(corpus.alphabet))
-        like = train.init_state(algorithm, optimiser, rj.init(network, jax.random.key(1)), config.batch)
-        return checkpoint.restore(folder / "checkpoint", like)
 
 
 @pytest.fixture(scope="module")
@@ -397,7 +364,7 @@ def test_char_lm_takes_every_option(tmp_path, flags):
         (("--sample", "0", "--temperature", "1"), "temperature is 1.0; it must be left out"),
         (("--sample", "0", "--prime", "a"), "prime is 'a'; it must be left out"),
         (("--overwrite",), "overwrite is True; it must be left out"),
-        (("--text", "used/thesis.txt", "--out", "used", "--overwrite", "--quick"), "out is 'used'; it must be"),
+        (("--text", "used/thesis.txt", "--out", "used", "--overwrite", "--quick"), "used'; it must be"),
         (("--prime", "☃"), "prime is a text with '☃'"),
         (("--temperature", "-1"), "temperature is -1.0"),
         (("--text", "none.txt"), "text is 'none.txt'; it must be an existing file"),

@@ -8,7 +8,7 @@ from rnn_jax.experiment.loading import LoadedRun, character_network, load_run
 from rnn_jax.experiment.machine import cores, machine, use_cores
 from rnn_jax.experiment.origin import origin
 from rnn_jax.experiment.progress import Line, Progress, Watch
-from rnn_jax.experiment.tensorboard import tensorboard
+from rnn_jax.experiment.tensorboard import require_tensorboard, tensorboard
 from rnn_jax.experiment.training import Interrupted, Run, UnsavedError
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "origin",
     "read_config",
     "read_sealed",
+    "require_tensorboard",
     "resumed",
     "tensorboard",
     "use_cores",

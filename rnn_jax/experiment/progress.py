@@ -16,8 +16,8 @@ SECONDS = 30.0
 class Progress:
     """Steps, loss, gradient norm, share of clipped steps, speed and time left.
 
-    On a terminal this is a bar by tqdm, on stderr.  Elsewhere, as in the log of a queue, it is a line on stdout every 30
-    seconds.
+    On a terminal this is a bar by tqdm, on stderr.  Elsewhere, as in the log of a queue, it is a line on stdout every
+    30 seconds.
 
     Args:
       steps: the number of the last step.

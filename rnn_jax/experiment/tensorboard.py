@@ -1,5 +1,6 @@
 """Metrics for TensorBoard, written by tensorboardX to the folder of the run."""
 
+from importlib.util import find_spec
 from pathlib import Path
 
 from rnn_jax.checks import Description, require
@@ -29,11 +30,9 @@ def tensorboard(folder: Path, done: int = 0) -> Watch:
       ...     with tempfile.TemporaryDirectory() as folder:
       ...         experiment.tensorboard(Path(folder))({"step": 1, "bits": 4.0})
     """
-    try:
-        from tensorboardX import SummaryWriter
-    except ImportError:
-        found = Description("asked for, and the package tensorboardX is absent")
-        require(False, "tensorboard", found, "left out, or after pip install tensorboardX")
+    require_tensorboard()
+    from tensorboardX import SummaryWriter
+
     writer = SummaryWriter(str(folder), purge_step=done + 1, flush_secs=1)
 
     def watch(line: Line) -> None:
@@ -43,3 +42,13 @@ def tensorboard(folder: Path, done: int = 0) -> Watch:
         writer.flush()
 
     return watch
+
+
+def require_tensorboard() -> None:
+    """Refuse to go on without tensorboardX.
+
+    Raises:
+      InputError: tensorboardX is not installed.
+    """
+    found = Description("asked for, and the package tensorboardX is absent")
+    require(find_spec("tensorboardX"), "tensorboard", found, "left out, or after pip install tensorboardX")
