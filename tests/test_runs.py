@@ -78,7 +78,7 @@ def test_a_resumed_run_is_the_same_to_the_bit(algorithm, text, tmp_path, monkeyp
     flags = (*SMALL, "--text", text, "--algorithm", algorithm, "--steps", "200", "--seed", "3")
     assert command(*flags, "--out", tmp_path / "whole") == 0
     parts = (*flags, "--out", tmp_path / "parts", "--resume", "auto")
-    for at in (8, 30):  # windows are also looked at before the run
+    for at in (8, 31):  # windows are also looked at before the run
         assert stopped(monkeypatch, data, "training_window", at, *parts) == 130
         assert int(saved(tmp_path / "parts").step) % 2 == 1
     assert command(*parts) == 0
