@@ -8,6 +8,7 @@ import os
 import re
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -129,13 +130,16 @@ def read(folder: str | Path) -> Saved:
     import orbax.checkpoint as ocp
 
     try:
-        with _quiet(), _manager(folder) as manager:
-            newest = manager.latest_step()
-            require(newest is not None, "folder", str(folder), "a folder with a finished checkpoint")
-            arrays = {
-                name: np.asarray(array)
-                for name, array in manager.restore(newest, args=ocp.args.StandardRestore()).items()
-            }
+        with _quiet():
+            try:
+                with _manager(folder) as manager:
+                    newest = manager.latest_step()
+                    require(newest is not None, "folder", str(folder), "a folder with a finished checkpoint")
+                    restored = manager.restore(newest, args=ocp.args.StandardRestore())
+            except Exception:
+                _await_threads()
+                raise
+        arrays = {name: np.asarray(array) for name, array in restored.items()}
         digest = arrays.pop(DIGEST)
         if (digest != _digest(arrays)).any():
             raise ValueError("its numbers are not those that were saved")
@@ -299,25 +303,26 @@ def _is_key(leaf: Any) -> bool:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Without the tracebacks that the threads of orbax and tensorstore print of an error which is raised here too."""
-    loggers, hook = [logging.getLogger(name) for name in ("absl", "asyncio")], sys.unraisablehook
+    loggers, hooks = [logging.getLogger(name) for name in ("absl", "asyncio")], (sys.unraisablehook, sys.excepthook)
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)
-    sys.unraisablehook = lambda unraisable: None
+    sys.unraisablehook, sys.excepthook = lambda unraisable: None, lambda *error: None
     try:
         yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
-        sys.unraisablehook = hook
+        sys.unraisablehook, sys.excepthook = hooks
 
 
 def _await_threads() -> None:
-    """Let orbax's threads end after an error: what each still meets is printed, then or when it is collected."""
+    """Let the threads of orbax and tensorstore end after an error: what each still meets is printed, then or later."""
     for thread in threading.enumerate():
         if type(thread).__module__.startswith("orbax."):
             thread.join(timeout=10)
     gc.collect()
+    time.sleep(0.2)  # what other reads and writes of the same file meet comes at the same time
 
 
 def _refusal(folder: str | Path, deed: str, error: Exception) -> InputError:

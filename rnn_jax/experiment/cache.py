@@ -1,6 +1,7 @@
 """Compiled programs, kept from process to process."""
 
 import hashlib
+import warnings
 from pathlib import Path
 
 import jax
@@ -15,7 +16,7 @@ def keep_compiled(folder: Path | None = None) -> Path:
     """Keep the programs that JAX compiles, so that the next process reads them instead of compiling again.
 
     Call it before JAX's first computation.  It changes no number: a program that was read is the one that was compiled.
-    A folder that cannot be written is a warning of JAX's, and the programs are compiled.
+    Where it cannot be read or written, as on a full disk, the programs are compiled as ever, without a warning.
 
     Args:
       folder: by default "rnn_jax" in the user's cache folder, such as ~/.cache or ~/Library/Caches, with a folder for
@@ -29,6 +30,7 @@ def keep_compiled(folder: Path | None = None) -> Path:
       >>> experiment.keep_compiled().is_absolute()
       True
     """
+    warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")
     chosen: str | None = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
     if chosen is None:
         if folder is None:
