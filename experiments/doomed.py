@@ -94,6 +94,7 @@ def main() -> None:
         after_call(train, "_evaluate_window", happen, lambda calls, arguments: calls == at)
     else:
         after_call(data, "training_window", happen, lambda calls, arguments: calls > 1 and arguments[-1] == at)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # also where a shell has started this in the background
     sys.argv = ["char_lm.py", *flags]
     experiment.main(char_lm.Config, char_lm.main, char_lm.flags)
 

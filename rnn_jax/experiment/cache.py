@@ -26,9 +26,12 @@ def keep_compiled(folder: Path | None = None) -> Path:
       The folder that is used.
 
     Examples:
+      >>> from pathlib import Path
+      >>> import jax
       >>> from rnn_jax import experiment
-      >>> experiment.keep_compiled().is_absolute()
-      True
+      >>> experiment.keep_compiled(Path("compiled")).name
+      'compiled'
+      >>> jax.config.update("jax_compilation_cache_dir", None)  # JAX keeps nothing again
     """
     warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")
     chosen: str | None = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]

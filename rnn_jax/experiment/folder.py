@@ -99,13 +99,14 @@ def write_config(folder: Path, experiment: str, config: Any, origin: dict[str, A
     write_sealed(file, {"experiment": experiment, **settings, **starts})
 
 
-def read_config(folder: Path, experiment: str, config: type[Config]) -> Config:
+def read_config(folder: Path, experiment: str, config: type[Config], argument: str = "resume") -> Config:
     """The configuration of an earlier run.
 
     Args:
       folder: the folder of the run.
       experiment: the name of the experiment.
       config: the dataclass of the configuration.
+      argument: the flag that gave the folder, for the error.
 
     Returns:
       A ``config`` with the values of config.json.
@@ -127,11 +128,11 @@ def read_config(folder: Path, experiment: str, config: type[Config]) -> Config:
       7
     """
     file = folder / "config.json"
-    require(file.is_file(), "resume", str(folder), "the folder of an earlier run")
+    require(file.is_file(), argument, str(folder), "the folder of an earlier run")
     settings = read_sealed(file) or {}
     wanted = f"the folder of a run of {experiment}, with its config.json as it was written"
     settings.pop(STARTS, None)
-    require(settings.pop("experiment", None) == experiment, "resume", str(folder), wanted)
+    require(settings.pop("experiment", None) == experiment, argument, str(folder), wanted)
     hints = get_type_hints(config)
     for name, value in settings.items():
         fits = name in hints and _fits(value, hints[name])
