@@ -3,8 +3,9 @@
 python experiments/doomed.py DEED MOMENT NUMBER FLAGS…   with the flags of char_lm.py, --out among them.
 
 DEED is SIGKILL, SIGTERM or SIGINT, full (from then on a file may have 64 bytes only), delete (the run folder), or
-delete-and-kill. MOMENT and NUMBER say when: file, the number of operations on files of the run folder; compile, the
-number of milliseconds in the first step, which is compiled then; evaluation, the number of windows; step, its number.
+delete-and-kill. MOMENT and NUMBER say when: file, the number of operations on files of the run folder; save, the number of those that
+are made while a checkpoint is saved; compile, the number of milliseconds in the first step, which is compiled then;
+evaluation, the number of windows; step, its number.
 """
 
 import os
@@ -18,7 +19,7 @@ from typing import Any
 
 import char_lm
 
-from rnn_jax import data, experiment, train
+from rnn_jax import checkpoint, data, experiment, train
 
 DEEDS = ("SIGKILL", "SIGTERM", "SIGINT", "full", "delete", "delete-and-kill")
 OPERATIONS = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir")
@@ -37,16 +38,22 @@ def do(deed: str, folder: Path) -> None:
         os.kill(os.getpid(), getattr(signal, deed) if deed.startswith("SIG") else signal.SIGKILL)
 
 
-def at_file(number: int, happen: Callable[[], None], folder: Path) -> None:
-    """Before operation ``number`` on a file of the folder."""
-    seen = []
+def at_file(number: int, happen: Callable[[], None], folder: Path, saving: bool) -> None:
+    """Before operation ``number`` on a file of the folder; with ``saving``, of those of ``checkpoint.save``."""
+    seen, save, within = [], checkpoint.save, []
+
+    def noted(*arguments: Any) -> None:
+        within.append(None)
+        save(*arguments)
+        within.clear()
 
     def look(event: str, arguments: Any) -> None:
-        if event in OPERATIONS and str(arguments[0]).startswith(str(folder)):
+        if event in OPERATIONS and str(arguments[0]).startswith(str(folder)) and (within or not saving):
             seen.append(event)
             if len(seen) == number:
                 happen()
 
+    checkpoint.save = noted
     sys.addaudithook(look)
 
 
@@ -86,8 +93,8 @@ def main() -> None:
     deed, moment, number, *flags = sys.argv[1:]
     folder, at = Path(flags[flags.index("--out") + 1]), int(number)
     happen = lambda: do(deed, folder)  # noqa: E731
-    if moment == "file":
-        at_file(at, happen, folder)
+    if moment in ("file", "save"):
+        at_file(at, happen, folder, moment == "save")
     elif moment == "compile":
         at_compile(at, happen)
     elif moment == "evaluation":

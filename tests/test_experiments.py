@@ -567,6 +567,8 @@ def test_help_teaches(tmp_path):
     for name in (
         "minimal.py",
         "char_lm.py",
+        "report.py",
+        "kill_table.py",
         "compare_gradients.py",
         "benchmark.py",
         "accelerators.py",

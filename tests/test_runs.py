@@ -13,6 +13,7 @@ import chex
 import jax
 import numpy as np
 import pytest
+import report
 from char_runs import SMALL, TEXT, command, contents, lines_of, saved
 
 import rnn_jax as rj
@@ -306,3 +307,36 @@ def test_compiled_programs_are_kept_in_the_users_cache(tmp_path):
             [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
         ).stdout.strip()
         assert Path(shown).is_relative_to(value)
+
+
+def test_several_runs_are_reported(text, whole, tmp_path, capsys):
+    """Seeds are one row, and a run that is not finished is counted."""
+    other, part = tmp_path / "other", tmp_path / "part"
+    assert command(*SMALL, "--text", text, *STEPS, "--seed", "1", "--out", other) == 0
+    shutil.copytree(whole, part)
+    (part / "summary.json").unlink()
+    capsys.readouterr()
+    with jax.numpy_dtype_promotion("standard"):
+        report.run(report.Config(folders=(whole, other, part), out=tmp_path / "report"))
+    (row,) = json.loads((tmp_path / "report" / "report.json").read_text())
+    bits = [experiment.read_sealed(each / "summary.json")["test_bits"] for each in (whole, other)]
+    assert row["test_bits"] == pytest.approx(np.mean(bits)) and row["count"] == 3 and row["finished"] == 2
+    assert row["standard_deviation"] == pytest.approx(np.std(bits, ddof=1)) and row["expected"] is None
+    printed = capsys.readouterr().out
+    assert "| elman | 0, 0, 1; 1 not finished | " in printed and "char_lm.py --quick" in printed
+    assert (tmp_path / "report" / "report.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_report_knows_the_value_of_the_pages():
+    expected = report.expected_settings(char_lm.Config(seed=3))
+    run = report.OneRun(char_lm.dataclasses.asdict(char_lm.resolve(char_lm.Config(seed=3))), "", [], None)
+    assert report.settings_of(run) == expected
+    assert report.rows_of([run])[0].expected == 2.34
+
+
+@pytest.mark.parametrize(("folders", "says"), [((), "folders is []"), ((Path("none"),), "folders is 'none'")])
+def test_a_report_needs_runs(folders, says, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(rj.InputError) as refused:
+        report.run(report.Config(folders=folders))
+    assert says in str(refused.value) and not any(tmp_path.iterdir())
