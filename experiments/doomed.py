@@ -3,9 +3,9 @@
 python experiments/doomed.py DEED MOMENT NUMBER FLAGS…   with the flags of char_lm.py, --out among them.
 
 DEED is SIGKILL, SIGTERM or SIGINT, full (from then on a file may have 64 bytes only), delete (the run folder), or
-delete-and-kill. MOMENT and NUMBER say when: file, the number of operations on files of the run folder; save, the number of those that
-are made while a checkpoint is saved; compile, the number of milliseconds in the first step, which is compiled then;
-evaluation, the number of windows; step, its number.
+delete-and-kill. MOMENT and NUMBER say when: file, the number of operations on files of the run folder; save, the number
+of those that are made while a checkpoint is saved; compile, the number of milliseconds in the first step, which is
+compiled then; evaluation, the number of windows; step, its number.
 """
 
 import os
