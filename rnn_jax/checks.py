@@ -227,7 +227,8 @@ def check_network(network: Any) -> None:
     require(isinstance(network, Network), "network", describe(network), "a Network")
     cells = network.cells
     listed = isinstance(cells, tuple) and cells and all(isinstance(cell, Cell) for cell in cells)
-    require(listed, "network.cells", cells, "a tuple of cells, like (elman(),)")
+    shown = describe(cells) if isinstance(cells, Cell) else cells
+    require(listed, "network.cells", shown, "a tuple of cells, like (elman(),)")
     for index, cell in enumerate(cells):
         if not any(cell is earlier for earlier in cells[:index]):
             check_cell(cell, f"network.cells[{index}]")
@@ -296,6 +297,9 @@ def check_layer_window(cell: Any, layer: Any, xs: Any, s0: Any, mask: Any, reset
     check_array(layer.b, "layer.b", (f"{G}·H",), "float")
     H, dtype = layer.b.shape[0] // G, layer.b.dtype
     check_array(layer.U, "layer.U", ("D", G * H), dtype)
+    if cell.recurrence == "dense" and is_array(layer.W) and layer.W.ndim == 2 and layer.W.shape[0] != H:
+        gates = Description(f"one with W {layer.W.dtype}[{','.join(map(str, layer.W.shape))}]")
+        refuse("layer", gates, f"one made for {cell.name}, which has {G} gate{'s' * (G > 1)}, as by init_layer")
     D = layer.U.shape[0]
     check_layer(cell, layer, "layer", D, H, dtype)
     _, B = check_inputs(xs, D, dtype)
@@ -309,7 +313,8 @@ def check_units(cell: Cell, s: Any, argument: str, B: int, H: int, dtype: Any) -
     """Refuse the state of a layer unless it is S arrays [B, H]."""
     count = len(cell.states)
     if not isinstance(s, tuple) or len(s) != count:
-        refuse(argument, describe(s), f"a tuple of {count} arrays")
+        names = ", ".join(cell.states) + "," * (count == 1)
+        refuse(argument, describe(s), f"a tuple ({names}) of the states of {cell.name}, each an array")
     for name, value in zip(cell.states, s, strict=True):
         check_array(value, f"{argument} ({name})", (B, H), dtype)
 

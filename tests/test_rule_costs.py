@@ -1,11 +1,12 @@
-"""What the docstring of each rule states of its memory: the bytes that it carries, and how scratch memory grows."""
+"""What the docstring of each rule states of its memory: the bytes that it carries, and how its temporaries grow."""
 
+import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import pytest
-from fixtures import CELLS, make_network
+from fixtures import CELLS, make_network, marked
 
 import rnn_jax as rj
 from rnn_jax.gradients import segments
@@ -67,6 +68,13 @@ CARRIED = {
 """Numbers that an example carries, with the settings that they depend on; keys, counters and flags come besides."""
 
 
+TEMPORARIES = {name: 1 for name in rj.ALGORITHMS} | {
+    name: 2 for name in ("rtrl", "kf_rtrl", "reverse_kf_rtrl", "optimal_kronecker")
+}
+"""The power of H with which what an update needs beside its carry grows: the states of a segment, or for rules that
+walk back from each unit by itself, H times as much."""
+
+
 def carried(algorithm, network, hidden):
     """Bytes an example carries: of floats, and of all else."""
     params = jax.eval_shape(lambda: rj.init(network, jax.random.key(0), dtype=jnp.float32))
@@ -85,3 +93,24 @@ def test_each_rule_carries_as_much_as_it_states(name, cell):
         floats, rest = carried(rj.ALGORITHMS[name](network, **settings), network, hidden)
         assert floats == 4 * stated(sizes_of(network))
         assert rest <= 16
+
+
+def temporaries(algorithm, network):
+    """What XLA reports of an update of T steps and B examples, in bytes."""
+    params = jax.eval_shape(lambda: rj.init(network, jax.random.key(0), dtype=jnp.float32))
+    carry = jax.eval_shape(lambda params: algorithm.init(params, B, jax.random.key(0)), params)
+    xs, ys = (jax.ShapeDtypeStruct((2 * T, B, width), jnp.float32) for width in (network.inputs, network.outputs))
+    compiled = jax.jit(algorithm.update).lower(params, carry, rj.Batch(xs, ys)).compile()
+    return compiled.memory_analysis().temp_size_in_bytes
+
+
+@pytest.mark.parametrize("cell", marked(["elman", "lstm-peepholes"], ["elman"]))
+@pytest.mark.parametrize("name", marked(TEMPORARIES, ["rtrl"]))
+def test_the_temporaries_grow_with_the_stated_power_of_h(name, cell):
+    """A power too many would double the growth; the gradient itself, of H² numbers, adds a little to the lower one."""
+    sizes = [
+        temporaries(rj.ALGORITHMS[name](network), network)
+        for H in (64, 128)
+        for network in [make_network(CELLS[cell], 1, inputs=3, hidden=H, outputs=2, loss=rj.squared_error())]
+    ]
+    assert math.log2(sizes[1] / sizes[0]) <= TEMPORARIES[name] + 0.45

@@ -1,6 +1,7 @@
 """Does an algorithm keep the contract, and is its claim about its gradient true?"""
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 
 from rnn_jax.cells import CELLS
 from rnn_jax.checks import describe, require
@@ -11,6 +12,7 @@ from rnn_jax.testing.scenarios import (
     SEPARATE,
     Factory,
     Scenario,
+    built,
     inputs_of,
     network_of,
     reference,
@@ -79,11 +81,13 @@ def check_algorithm(
     )
     require(claim is None or isinstance(claim, Exact | Unbiased | Biased), "claim", describe(claim), "a Claim or None")
     cells = tuple(cells.values()) if isinstance(cells, Mapping) else cells
-    listed = isinstance(cells, Sequence) and len(cells) > 0 and all(isinstance(cell, Cell) for cell in cells)
+    listed = isinstance(cells, Sequence) and not isinstance(cells, Cell) and len(cells) > 0
     require(listed, "cells", describe(cells), "cells, one or more, like (elman(), lstm())")
+    for index, cell in enumerate(cells):
+        require(isinstance(cell, Cell), f"cells[{index}]", describe(cell), "a Cell, like elman()")
     with exact_arithmetic():
         name = getattr(algorithm, "__name__", "algorithm")
-        return raise_on_failure(name, algorithm_results(algorithm, claim, cells))
+        return raise_on_failure(name, algorithm_results(partial(algorithm), claim, cells))
 
 
 def algorithm_results(algorithm: Factory, claim: Claim | None, cells: Sequence[Cell]) -> Iterator[Result]:
@@ -112,9 +116,9 @@ def scenario_results(algorithm: Factory, claim: Claim | None, cell: Cell, scenar
     network = network_of(cell, scenario)
     if not supports(algorithm, network):
         return
-    built, where = algorithm(network), f"{cell.name}, {scenario}"
-    measured = run(built, *inputs_of(network, scenario), scenario.windows)
-    claimed = claim or built.claim
+    where = f"{cell.name}, {scenario}"
+    measured = run(built(algorithm, network), *inputs_of(network, scenario), scenario.windows)
+    claimed = claim or built(algorithm, network).claim
     yield from contract.agreement(measured, reference(network, scenario), claimed, scenario, where)
     if isinstance(claimed, Exact):
         yield claims.exact(measured, claimed, network, scenario, where)

@@ -2,6 +2,7 @@
 
 from functools import lru_cache
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -91,4 +92,4 @@ def make_batch(
         weights = np.maximum(rng.uniform(-0.5, 2.0, (T, B)), 0).astype(jnp.dtype(dtype or "float64"))
         ys[weights == 0] = -100 if network.loss.integer_targets else np.nan
     parts = (xs, ys, masks if mask else None, resets if reset else None, weights)
-    return Batch(*(None if part is None else jnp.asarray(part) for part in parts))
+    return Batch._make(jax.tree.map(jnp.asarray, parts))

@@ -67,10 +67,16 @@ SEPARATE = (
 def supports(factory: Factory, network: Network) -> bool:
     """Whether the algorithm can be built for a network."""
     try:
-        factory(network)
+        built(factory, network)
     except InputError:
         return False
     return True
+
+
+@lru_cache(maxsize=64)
+def built(factory: Factory, network: Network) -> Algorithm:
+    """The algorithm with its usual settings, kept, so that each of its programs is compiled once."""
+    return factory(network)
 
 
 def network_of(cell: Cell, scenario: Scenario) -> Network:
@@ -110,7 +116,7 @@ def run(
 @lru_cache(maxsize=256)
 def reference(network: Network, scenario: Scenario) -> Measured:
     """What autodiff gives, window by window; kept, since every algorithm is compared with it."""
-    return run(autodiff(network), *inputs_of(network, scenario), scenario.windows)
+    return run(built(autodiff, network), *inputs_of(network, scenario), scenario.windows)
 
 
 def whole(scenario: Scenario) -> Scenario:
@@ -118,10 +124,14 @@ def whole(scenario: Scenario) -> Scenario:
     return scenario._replace(windows=(sum(scenario.windows),))
 
 
-@jax.jit
 def total_gradient(measured: Measured) -> Params:
     """The sum over the windows."""
-    grads = [estimate.grads for estimate, _ in measured]
+    total: Params = _sum([estimate.grads for estimate, _ in measured])
+    return total
+
+
+@jax.jit
+def _sum(grads: list[Params]) -> Params:
     total: Params = jax.tree.map(lambda *parts: sum(parts[1:], parts[0]), *grads)
     return total
 
