@@ -27,6 +27,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,8 +67,8 @@ class Config:
     """Learning rules, in turn."""
     times: int = 1
     """How many times as many kills as in the table of the pages, where there are 44."""
-    flips: int = 3
-    """Flipped bits in each file of a stopped run, and cuts."""
+    flips: int = 1
+    """Flipped bits in each file of a stopped run of each rule, and cuts."""
     seed: int = 0
     """Of the random moments and places."""
     out: Path = Path("kill_table.json")
@@ -91,6 +92,11 @@ def command(folder: Path, text: Path, algorithm: str) -> list[str]:
     sizes = {"hidden": 6, "batch": 4, "length": 10, "steps": STEPS, "checkpoint-every": 20, "sample": 20, "devices": 1}
     flags = [part for name, value in sizes.items() for part in (f"--{name}", str(value))]
     return [*flags, "--algorithm", algorithm, "--text", str(text), "--out", str(folder), "--resume", "auto"]
+
+
+def watched(plan: Sequence[Any], name: str) -> Any:
+    """The items, with a bar on a terminal, and elsewhere with a line a minute."""
+    return tqdm(plan, name, mininterval=0.1 if sys.stderr.isatty() else 60, ascii=not sys.stderr.isatty())
 
 
 def script(name: str, *arguments: str) -> list[str]:
@@ -149,7 +155,7 @@ def kill(
     quick = [*list(MOMENTS)[:4], "disk full from some write on", "folder deleted"]
     plan = quick if config.quick else [what for what, row in MOMENTS.items() for _ in range(row[0] * config.times)]
     trials, seen = [], Counter[str]()
-    for index, what in enumerate(tqdm(plan, "kills", disable=None)):
+    for index, what in enumerate(watched(plan, "kills")):
         algorithm = config.algorithms[index % len(config.algorithms)]
         folder = work / "killed"
         shutil.rmtree(folder, ignore_errors=True)
@@ -213,7 +219,7 @@ def damage(config: Config, work: Path, stopped: dict[str, Path], references: dic
         for _ in range(times[how])
     ]
     trials = []
-    for algorithm, file, how in tqdm(plan, "damages", disable=None):
+    for algorithm, file, how in watched(plan, "damages"):
         folder = work / "damaged"
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(stopped[algorithm], folder)
@@ -260,7 +266,7 @@ def run(config: Config) -> int:
         text.write_text(TEXT)
         os.environ["XDG_CACHE_HOME"] = str(work / "cache")  # compiled programs are kept there
         references, stopped, seconds = {}, {}, 0.0
-        for algorithm in tqdm(config.algorithms, "runs that are not stopped", disable=None):
+        for algorithm in watched(config.algorithms, "runs that are not stopped"):
             whole, part = work / f"whole-{algorithm}", work / f"part-{algorithm}"
             started = time.perf_counter()
             subprocess.run(
