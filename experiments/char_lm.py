@@ -135,7 +135,7 @@ def started(config: Config) -> Config:
         return config
     require(config.out is not None, "resume", "auto", "used with --out")
     require(not config.overwrite, "overwrite", True, "left out with --resume")
-    if not experiment.goes_on(config.out, "text[.]json"):
+    if not experiment.goes_on(config.out, r"text\.json|metrics\.jsonl|tensorboard"):
         return config
     return dataclasses.replace(config, resume=config.out, out=None)
 

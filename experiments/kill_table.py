@@ -120,6 +120,20 @@ def complaints(process: "subprocess.CompletedProcess[str]") -> str:
     return "\n".join(line for line in process.stderr.splitlines() if not line.startswith(known))
 
 
+def killed_after(wait: float, argv: list[str], folder: Path) -> tuple["subprocess.CompletedProcess[str]", float]:
+    """A process killed after some seconds, or after half as many where it had ended by then."""
+    while True:
+        with subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=wait)
+            process.kill()
+            _, error = process.communicate()
+        if process.returncode:
+            return subprocess.CompletedProcess(argv, process.returncode, "", error), wait
+        shutil.rmtree(folder)
+        wait /= 2
+
+
 def harm(what: str, number: int, algorithm: str, folder: Path, text: Path, rng: random.Random, seconds: float) -> str:
     """Start a run to which something happens; returns a description, which begins with WRONG where it ended wrongly."""
     _, deeds, moment, (low, high) = MOMENTS[what]
@@ -127,13 +141,8 @@ def harm(what: str, number: int, algorithm: str, folder: Path, text: Path, rng: 
     if moment == "compile":
         flags.append("--no-cache")
     if moment == "time":
-        wait = rng.uniform(0, seconds)
-        with subprocess.Popen(script("char_lm.py", *flags), stdout=-3, stderr=-1, text=True) as process:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(timeout=wait)
-            process.kill()
-            _, error = process.communicate()
-        done, place = subprocess.CompletedProcess([], process.returncode, "", error), f"after {wait:.1f} s"
+        done, wait = killed_after(rng.uniform(0, seconds), script("char_lm.py", *flags), folder)
+        place = f"after {wait:.1f} s"
     else:
         at = rng.randint(low, high)
         argv = script("doomed.py", deed, moment, str(at), *flags)
@@ -142,7 +151,7 @@ def harm(what: str, number: int, algorithm: str, folder: Path, text: Path, rng: 
     said = f"{deed} {place}: status {done.returncode}"
     killed = -signal.SIGKILL
     expected = {"SIGKILL": (killed,), "SIGTERM": (143,), "SIGINT": (130,), "full": (1, 2), "delete": (0,)}
-    expected |= {"delete-and-kill": (killed,)} | ({"SIGKILL": (killed, 0)} if moment == "time" else {})
+    expected |= {"delete-and-kill": (killed,)}
     if done.returncode not in expected[deed] or complaints(done):
         return f"{WRONG}: {said}; {complaints(done)[-300:]}"
     return said

@@ -193,11 +193,12 @@ def resumed(config: Config, experiment: str, left_out: Config, free: Sequence[st
 def goes_on(folder: Path, files: str) -> bool:
     """Whether ``--resume auto`` finds a run in the folder; else it starts one there.
 
-    A run that was killed before its first checkpoint is not one: it is begun anew.
+    A run without a whole checkpoint, as one that was killed before its first, or that never found room on the disk, is
+    begun anew, unless it has other files than those of a run that is not finished.
 
     Args:
       folder: as given by ``--out``; it need not exist.
-      files: a regular expression for what the experiment writes while it begins.
+      files: a regular expression for what the experiment writes before a run is finished.
 
     Returns:
       A bool.
