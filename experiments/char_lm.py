@@ -1,31 +1,31 @@
 """Train a character language model with a hand-written gradient.
 
 Without arguments: the vanilla recurrent network (H = 128) on Shakespeare, two minutes on two cores. It prints bits per
-character on held-out plays beside simpler models, writes a sample, and leaves config.json, metrics.jsonl, summary.json,
-learning_curve.png and a checkpoint in its run folder.
+character on held-out plays beside simpler models, writes a sample, and leaves config.json, text.json, metrics.jsonl,
+summary.json, learning_curve.png and a checkpoint in its run folder.
 
 Examples:
   python experiments/char_lm.py --cell lstm --hidden 256 --steps 12000
   python experiments/char_lm.py --text my.txt --algorithm autodiff --seed 1
+  python experiments/char_lm.py --out runs/a --resume auto
   python experiments/char_lm.py --resume runs/char_lm/20260101-120000
+  python experiments/char_lm.py --generate runs/a --prime "To be" --sample 300
 """
 
 import dataclasses
 import hashlib
-import json
 import math
 import shlex
 import sys
-import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import figures
 import jax
 import optax
-from tqdm import tqdm
 
 import rnn_jax as rj
 from rnn_jax import checkpoint, data, experiment, train
@@ -41,12 +41,13 @@ REPORTS = 100
 LANES, LANE, WARM_UP = 64, 1000, 100
 """Held-out text is read in at most this many lanes, each at least so long, after so many characters before it."""
 FILES = (
-    r"(text|summary|interrupted)\.json|metrics\.jsonl|learning_curve\.png"
+    r"(text|summary)\.json|metrics\.jsonl|learning_curve\.png|tensorboard(/events\.out\.tfevents\.[^/]*)?"
     r"|checkpoint(/\d+(\.orbax-checkpoint-tmp[^/]*)?(/(_\w+|\w+\.txt|d|default|array_metadatas|manifest\.ocdbt"
     r"|(ocdbt\.)?process_\d+|[0-9a-f]{32})(\.orbax-checkpoint-tmp[^/]*|\.__lock)?)*)?"
 )
 """What a run writes beside config.json."""
-Line = dict[str, Any]
+FREE = ("steps", "devices", "text", "checkpoint_every", "cache", "quiet", "tensorboard")
+"""The flags that may differ in a run that is resumed."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,8 @@ class Config:
     algorithm: Literal[*ALGORITHMS] = "bptt"
     """Gradient algorithm: bptt is the hand-written reverse, autodiff is JAX's."""
     devices: int | None = None
-    """How many share a batch, which they must divide; by default the most that do, a core of the CPU being one."""
+    """How many share a batch, which they must divide; by default the most that do, a core of the CPU being one. A run
+    that is resumed uses as many as before, since sums over other parts of a batch are rounded differently."""
     steps: int | None = None
     """Updates; by default 8000, with --quick 60. With --resume, those of the whole run: the cosine of --decay is then
     computed anew over that many, so the rate jumps from its end back to where the longer cosine is at this step."""
@@ -89,7 +91,7 @@ class Config:
     seed: int = 0
     """In 0 … 2**32 - 1."""
     sample: int | None = None
-    """Characters to write at the end; by default 500, with --quick 100."""
+    """Characters to write at the end, or with --generate; by default 500, with --quick 100."""
     temperature: float | None = None
     """Of the sample; 0 takes the likeliest character. By default 0.8."""
     prime: str | None = None
@@ -99,34 +101,43 @@ class Config:
     overwrite: bool = False
     """Replace the earlier run that the folder given by --out holds."""
     resume: Path | None = None
-    """Go on with the run in this folder, with its own flags; only --steps, --devices and --text (the same text in
-    another place) may differ."""
+    """Go on with the run in this folder, with its own flags; only --steps, --devices, --text (the same text in another
+    place) and the flags below may differ. With auto, go on with the run in the folder given by --out, or start it."""
+    generate: Path | None = None
+    """Write a sample from the run in this folder, finished or not, and do not train."""
+    checkpoint_every: int | None = None
+    """Steps from one checkpoint to the next; by default a tenth of all."""
     quick: bool = False
     """A run of seconds that touches everything: a part of the text, and fewer steps unless --steps is given."""
+    cache: bool = True
+    """Keep compiled programs in the user's cache folder, for the next start."""
+    quiet: bool = False
+    """Print nothing but warnings and errors."""
+    tensorboard: bool = False
+    """Write the metrics for TensorBoard too, to the folder tensorboard of the run; needs the package tensorboardX."""
 
 
 def flags(parse: experiment.Parse) -> Config:
     """The command line; with --resume the flags that are left out are those of the run."""
-    config = parse(Config())
-    if config.resume is None:
+    config = started(parse(Config()))
+    if config.generate or config.resume in (None, experiment.AUTO):
         return config
     saved = dataclasses.replace(experiment.read_config(config.resume, "char_lm", Config), resume=config.resume)
-    return resumed(parse(saved), left_out=saved)
+    given = parse(saved)
+    if given.resume == experiment.AUTO:
+        given = dataclasses.replace(given, resume=config.resume, out=saved.out)
+    return experiment.resumed(given, "char_lm", saved, FREE)
 
 
-def resumed(config: Config, left_out: Config) -> Config:
-    """The configuration of the run to resume, with the steps, devices and text of ``config`` where it gives them.
-
-    Anything else that differs from the run is refused, unless it is as in ``left_out``: then it was not given.
-    """
-    saved = experiment.read_config(config.resume, "char_lm", Config)
-    free = {name: getattr(config, name) for name in ("steps", "devices", "text") if getattr(config, name) is not None}
-    for field in dataclasses.fields(Config):
-        name, given, own = field.name, getattr(config, field.name), getattr(saved, field.name)
-        if name not in free and name != "resume" and given != getattr(left_out, name):
-            shown = str(given) if isinstance(given, Path) else given
-            require(given == own, name, shown, f"{own}, as in the run that is resumed")
-    return dataclasses.replace(saved, resume=config.resume, **free)
+def started(config: Config) -> Config:
+    """With --resume auto, the folder of the run to resume where there is one."""
+    if config.resume != experiment.AUTO:
+        return config
+    require(config.out is not None, "resume", "auto", "used with --out")
+    require(not config.overwrite, "overwrite", True, "left out with --resume")
+    if not experiment.goes_on(config.out, r"text\.json|metrics\.jsonl|tensorboard"):
+        return config
+    return dataclasses.replace(config, resume=config.out, out=None)
 
 
 def resolve(config: Config) -> Config:
@@ -151,9 +162,10 @@ def resolve(config: Config) -> Config:
         "sample": 100 if config.quick else 500,
         "temperature": None if config.sample == 0 else 0.8,
     }
+    usual["checkpoint_every"] = 10 * interval(config.steps or usual["steps"])
     left_out = {name: value for name, value in usual.items() if getattr(config, name) is None}
     config = dataclasses.replace(config, **left_out)
-    for name in ("layers", "steps", "batch", "length"):
+    for name in ("layers", "steps", "batch", "length", "checkpoint_every"):
         check_int(getattr(config, name), name if name != "batch" else "batch_size")
     check_int(config.sample, "sample", least=0)
     require(0 <= config.seed < 2**32, "seed", config.seed, "in 0 … 2**32 - 1")
@@ -165,16 +177,27 @@ def resolve(config: Config) -> Config:
     return config
 
 
+def interval(steps: int) -> int:
+    """How many steps a line of metrics spans."""
+    return max(1, steps // REPORTS)
+
+
 def load(config: Config) -> tuple[data.Corpus, str]:
     """The text, and what the sample continues."""
     corpus = data.read_text(config.text) if config.text else data.shakespeare()
     if config.quick:
         corpus = corpus._replace(**{part: getattr(corpus, part)[:20_000] for part in ("train", "validation", "test")})
-    prime = config.prime if config.prime is not None else "\n" if "\n" in corpus.alphabet else corpus.alphabet[0]
-    require(prime, "prime", prime, "one character or more")
-    data.encode(prime, corpus.alphabet, "prime")
+    prime = beginning(config.prime, corpus.alphabet)
     data.training_window(corpus.train, config.length, config.batch, 0)
     return corpus, prime
+
+
+def beginning(prime: str | None, alphabet: str) -> str:
+    """What a sample continues."""
+    prime = prime if prime is not None else "\n" if "\n" in alphabet else alphabet[0]
+    require(prime, "prime", prime, "one character or more")
+    data.encode(prime, alphabet, "prime")
+    return prime
 
 
 def identity(corpus: data.Corpus) -> dict[str, Any]:
@@ -188,175 +211,215 @@ def identity(corpus: data.Corpus) -> dict[str, Any]:
 
 def build(config: Config, vocabulary: int) -> tuple[rj.Network, rj.Algorithm, optax.GradientTransformation, Any]:
     """The network, its algorithm, the optimiser and the clip that a configuration asks for."""
-    cell = rj.elman(config.activation, config.leak) if config.cell == "elman" else CELLS[config.cell]
-    cells = (cell,) * config.layers
-    network = rj.Network(cells, vocabulary, config.hidden, vocabulary, rj.softmax_cross_entropy())
+    network = experiment.character_network(dataclasses.asdict(config), vocabulary)
     algorithm = ALGORITHMS[config.algorithm](network)
     available = jax.local_devices()
-    count = len(rj.devices_for(config.batch)) if config.devices is None else config.devices
-    require(0 < count <= len(available), "devices", count, f"1 … {len(available)}, as many as there are")
-    algorithm = rj.data_parallel(algorithm, available[:count])
+    require(
+        0 < config.devices <= len(available), "devices", config.devices, f"1 … {len(available)}, as many as there are"
+    )
+    algorithm = rj.data_parallel(algorithm, available[: config.devices])
     schedule = optax.cosine_decay_schedule(config.rate, config.steps, alpha=0.1) if config.decay else config.rate
     optimiser = {"adam": optax.adam, "sgd": optax.sgd}[config.optimiser](schedule)
     clips = {"norm": train.clip_by_global_norm, "value": optax.clip}
     return network, algorithm, optimiser, clips[config.clip](config.clip_at) if config.clip != "none" else None
 
 
-def run(config: Config) -> dict[str, Any]:
+def run(config: Config, watch: experiment.Watch | None = None) -> dict[str, Any]:
     """Train, evaluate, sample, and write the run folder; returns the summary.
 
-    SIGINT (Ctrl-C) and SIGTERM end it after the step, evaluation or save under way, with the state saved and the
-    command that resumes the run printed; a second one ends it at once, and the last checkpoint is resumed.  A resumed
-    run takes the same steps, bitwise, as one that was never interrupted, and its metrics.jsonl has the same lines.
+    SIGINT (Ctrl-C) and SIGTERM end it after the step, the window of an evaluation, or the save under way, with the
+    state saved and the command that resumes the run printed; a second one ends it at once, and the last checkpoint is
+    resumed.  A resumed run takes the same steps, bitwise, as one that was never interrupted, and its metrics.jsonl has
+    the same lines, but for "seconds".
 
-    Where ``config.resume`` is a folder, its configuration is used; of ``config`` only steps, devices and text may
-    differ from it, and what is at its default counts as not given.  A run that is finished is left as it is.
+    Where ``config.resume`` is a folder, its configuration is used; of ``config`` only the flags in ``FREE`` may differ
+    from it, and what is at its default counts as not given.  A run that is finished is left as it is.
+
+    ``watch`` is called with each line of metrics.jsonl, a dict of "step" and numbers by name, for a tracker of your
+    own.
 
     Raises:
       InputError: a flag or a text that cannot be served, or not those of the run to resume; nothing is written then.
+      UnsavedError: the last save failed.
     """
     experiment.use_cores()
-    config = resolve(resumed(config, left_out=Config()) if config.resume else config)
+    config = started(config)
+    resumes = config.resume not in (None, experiment.AUTO)
+    config = resolve(experiment.resumed(config, "char_lm", Config(), FREE) if resumes else config)
+    if config.tensorboard:
+        experiment.require_tensorboard()
+    if config.cache:
+        experiment.keep_compiled()
     corpus, prime = load(config)
-    if config.text and str(config.text) != "-":
-        config = dataclasses.replace(config, text=config.text.absolute())  # it may be resumed from another folder
+    config = dataclasses.replace(
+        config,
+        text=config.text.absolute() if config.text and str(config.text) != "-" else config.text,
+        out=config.out.absolute() if config.out else None,  # it may be resumed from another folder
+        devices=len(rj.devices_for(config.batch)) if config.devices is None else config.devices,
+    )
     network, algorithm, optimiser, clip = build(config, len(corpus.alphabet))
-    key = jax.random.split(jax.random.key(config.seed))[0]
-    state = train.init_state(algorithm, optimiser, rj.init(network, key, config.recurrent), config.batch)
+    key = jax.random.key(config.seed)
+    params = rj.init(network, jax.random.split(key)[0], config.recurrent)
+    state = train.init_state(algorithm, optimiser, params, config.batch, jax.random.fold_in(key, 2))
     step = train.make_step(algorithm, optimiser, clip)
-    folder = None
+    files = None
     try:
         with SignalsWait() as signals:
-            folder, state, summary = resume(config, corpus, state) if config.resume else begin(config, corpus, state)
+            files, state, summary = resume(config, corpus, state) if resumes else begin(config, corpus, state)
+            say(config, f"run folder: {files.folder}\nto go on with it: {command(config, files.folder)}")
             if summary is None:
-                state, lines = fit(config, corpus, folder, network, step, state, signals)
+                state = fit(config, corpus, files, network, step, state, signals, watch)
         signals.deliver()
         if summary is None:
-            summary = evaluate(config, corpus, prime, network, state, lines)
-            plot(lines, summary, folder / "learning_curve.png")
-            experiment.write_json(folder / "summary.json", summary)
+            summary = evaluate(config, corpus, prime, network, state, files.lines)
+            plot(files.lines, summary, files.folder / "learning_curve.png")
+            experiment.write_sealed(files.folder / "summary.json", summary)
     except (KeyboardInterrupt, SystemExit):
-        if folder:
-            text = ["--text", "-"] if str(config.text) == "-" else []
-            command = shlex.join([sys.executable, __file__, "--resume", str(folder.absolute()), *text])
-            print(f"interrupted; to go on with it: {command}", file=sys.stderr)
+        if files:
+            print(f"interrupted; to go on with it: {command(config, files.folder)}", file=sys.stderr)
         raise
-    report(config, prime, summary, folder)
+    report(config, prime, summary, files.folder)
     return summary
 
 
-def begin(config: Config, corpus: data.Corpus, state: train.TrainState) -> tuple[Path, train.TrainState, None]:
-    """The folder of a new run, which can be resumed from here on."""
+def command(config: Config, folder: Path) -> str:
+    """The command that goes on with a run."""
+    text = ["--text", "-"] if str(config.text) == "-" else []
+    return shlex.join([sys.executable, str(Path(__file__).absolute()), "--resume", str(folder.absolute()), *text])
+
+
+def say(config: Config, text: str) -> None:
+    """Print a text at once, without --quiet."""
+    if not config.quiet:
+        print(text, flush=True)
+
+
+def begin(
+    config: Config, corpus: data.Corpus, state: train.TrainState
+) -> tuple[experiment.Run, train.TrainState, None]:
+    """The files of a new run, which can be resumed from here on."""
     inputs = [config.text] if config.text and str(config.text) != "-" else []
-    folder = experiment.new_folder("char_lm", config, FILES, inputs)
-    experiment.write_json(folder / "text.json", identity(corpus))
-    checkpoint.save(folder / "checkpoint", state)
-    return folder, state, None
+    text = identity(corpus)
+    origin = {**experiment.origin(), "text_sha256": text["sha256"]}
+    folder = experiment.new_folder("char_lm", config, FILES, inputs, origin)
+    experiment.write_sealed(folder / "text.json", text)
+    files = experiment.Run(folder, ("config.json", "text.json"))
+    files.save(state)
+    return files, state, None
 
 
 def resume(
     config: Config, corpus: data.Corpus, like: train.TrainState
-) -> tuple[Path, train.TrainState, dict[str, Any] | None]:
-    """The folder and the state of the run to resume, and its summary if it is finished; then nothing is written."""
+) -> tuple[experiment.Run, train.TrainState, dict[str, Any] | None]:
+    """The files and the state of the run to resume, and its summary if it is finished."""
     folder = config.resume
-    text = _read_json(folder / "text.json")
+    text = experiment.read_sealed(folder / "text.json")
     same = text is not None and text.get("sha256") == identity(corpus)["sha256"]
     shown = Description("the plays" if config.text is None else repr(str(config.text)))
     require(same, "text", shown, f"the text that {folder} was trained on, unchanged")
-    state = checkpoint.restore(folder / "checkpoint", like)
+    saved = checkpoint.read(folder / "checkpoint")
+    state = checkpoint.state_of(saved, like)
     done = int(state.step)
     require(done <= config.steps, "steps", config.steps, f"{done} or more, as the run has made {done}")
-    summary = _read_json(folder / "summary.json")
+    files = experiment.Run(folder, ("config.json", "text.json"), saved)
+    summary = experiment.read_sealed(folder / "summary.json")
     if done == config.steps and summary is not None and summary.get("steps") == done:
-        return folder, state, summary
-    experiment.write_config(folder, "char_lm", dataclasses.replace(config, resume=None))
-    return folder, state, None
-
-
-class Interrupted(Exception):  # noqa: N818
-    """A signal waits: no further step is to be made."""
+        files.write_lines()
+        return files, state, summary
+    origin = {**experiment.origin(), "text_sha256": text["sha256"]}
+    experiment.write_config(folder, "char_lm", config, origin)
+    files = experiment.Run(folder, ("config.json", "text.json"), saved)
+    files.write_lines()
+    return files, state, None
 
 
 def fit(
     config: Config,
     corpus: data.Corpus,
-    folder: Path,
+    files: experiment.Run,
     network: rj.Network,
     step: train.Step,
     state: train.TrainState,
     signals: SignalsWait,
-) -> tuple[train.TrainState, list[Line]]:
-    """Train to the last step, or until a signal comes; returns the state and the lines of metrics.jsonl.
-
-    A line is written before the checkpoint of its step, and a resumed run drops the lines after its checkpoint and
-    writes them again.  What is measured between the last line and an interruption goes to interrupted.json, and from
-    there into the next line.
-    """
-    every, first = max(1, config.steps // REPORTS), int(state.step)
-    lines = _read_lines(folder / "metrics.jsonl", first)
-    part = _read_json(folder / "interrupted.json") or {}
-    part = part if part.get("step") == first else {}
-    since = part.get("since", first)
-    earlier = (part or (lines[-1] if lines else {"seconds": 0.0}))["seconds"]
-    began = time.perf_counter() - earlier
-    _write_lines(folder / "metrics.jsonl", lines)
-
-    def batch_at(index: int) -> rj.Batch:
-        if signals.pending is not None:
-            raise Interrupted
-        return data.training_window(corpus.train, config.length, config.batch, index)
-
-    def reports(start: train.TrainState) -> Iterator[tuple[train.TrainState, train.Metrics]]:
-        for until in (min((first // every + 1) * every, config.steps), config.steps):  # from a multiple of every on
-            for report in train.run(step, start, batch_at, until, every):
-                start = report[0]
-                yield report
-
-    shared = len(state.step.devices())
+    watch: experiment.Watch | None,
+) -> train.TrainState:
+    """Train to the last step, or until a signal comes."""
+    first, shared = int(state.step), len(state.step.devices())
+    watches = [watch] if watch else []
+    if config.tensorboard:
+        watches.append(experiment.tensorboard(files.folder / "tensorboard", first))
     count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-    print(f"{count:,} parameters, gradient by {config.algorithm} on {shared} device{'s' if shared > 1 else ''}")
-    with tqdm(total=config.steps, initial=first, unit="step", disable=None) as bar:
-        try:
-            for report in reports(state):
-                state, metrics = report
-                done = int(state.step)
-                line = {
-                    "step": done,
-                    "bits": metrics.loss / NATS,
-                    "grad_norm": metrics.grad_norm,
-                    "clipped": metrics.clipped,
-                    "seconds": time.perf_counter() - began,
-                }
-                line, part = _joined(part, line), {}
-                if done % every and done < config.steps:
-                    experiment.write_json(folder / "interrupted.json", {**line, "since": since})
-                    continue
-                checked = done % (10 * every) == 0 or done == config.steps
-                if checked:
-                    line["validation_bits"] = bits(network, state, corpus.validation)
-                since = done
-                lines.append(line)
-                _write_lines(folder / "metrics.jsonl", lines)
-                if checked:
-                    checkpoint.save(folder / "checkpoint", state)
-                    bar.write(
-                        f"step {done:>6}: {line['bits']:.3f} bits per character, "
-                        f"{line['validation_bits']:.3f} on validation text"
-                    )
-                bar.set_postfix_str(f"{line['bits']:.3f} bits per character")
-                bar.update(done - bar.n)
-        except Interrupted:
-            checkpoint.save(folder / "checkpoint", state)
-        except train.NonFiniteError as error:
-            checkpoint.save(folder / "checkpoint", error.state)
-            raise
-    return state, lines
+    say(config, f"{count:,} parameters, gradient by {config.algorithm} on {shared} device{'s' if shared > 1 else ''}")
+
+    def see(line: experiment.Line) -> None:
+        for each in watches:
+            each(line)
+        if "validation_bits" in line:
+            held_out = f"{line['validation_bits']:.3f} on validation text"
+            progress.say(f"step {line['step']:>6}: {line['bits']:.3f} bits per character, {held_out}")
+
+    def line_of(metrics: train.Metrics) -> experiment.Line:
+        return {"bits": metrics.loss / NATS, "grad_norm": metrics.grad_norm, "clipped": metrics.clipped}
+
+    def measure(state: train.TrainState, check: Callable[[], None]) -> experiment.Line:
+        return {"validation_bits": bits(network, state, corpus.validation, check)}
+
+    def describe(line: experiment.Line) -> str:
+        return f"{line['bits']:.3f} bits per character"
+
+    work = config.batch * config.length
+    with experiment.Progress(config.steps, first, work, "characters", describe, config.quiet) as progress:
+        return files.fit(
+            step,
+            state,
+            partial(data.training_window, corpus.train, config.length, config.batch),
+            config.steps,
+            interval(config.steps),
+            signals,
+            config.checkpoint_every,
+            line_of,
+            measure,
+            progress,
+            see,
+        )
 
 
-def bits(network: rj.Network, state: train.TrainState, part: data.Stream) -> float:
-    """Bits per character on held-out text."""
+def bits(
+    network: rj.Network, state: train.TrainState, part: data.Stream, check: Callable[[], None] = lambda: None
+) -> float:
+    """Bits per character on held-out text; ``check`` is called before each window, and may raise."""
     lanes, length = max(1, min(LANES, (len(part) - 1) // LANE)), min(100, len(part) - 1)
-    return train.evaluate(network, _at_home(state.params), data.evaluation_windows(part, length, lanes, WARM_UP)) / NATS
+    windows = data.evaluation_windows(part, length, lanes, WARM_UP)
+    checked = (window for window in windows if check() is None)
+    return train.evaluate(network, _at_home(state.params), checked) / NATS
+
+
+def generate(config: Config) -> str:
+    """Text by the newest parameters of a run; it goes on from ``config.prime``.
+
+    Raises:
+      InputError: no folder of a run, a damaged one, or a flag that cannot be served or changes nothing.
+    """
+    used = ("generate", "sample", "temperature", "prime", "seed", "cache", "quiet")
+    for field in dataclasses.fields(Config):
+        value, usual = getattr(config, field.name), getattr(Config(), field.name)
+        shown = str(value) if isinstance(value, Path) else value
+        idle = field.name not in used and value != usual
+        require(not idle, field.name, shown, "left out: it changes nothing with --generate")
+    config = resolve(config)
+    if config.cache:
+        experiment.keep_compiled()
+    network, params, alphabet, _ = experiment.load_run(config.generate)
+    prime = beginning(config.prime, alphabet)
+    return prime + written(config, network, params, alphabet, prime)
+
+
+def written(config: Config, network: rj.Network, params: rj.Params, alphabet: str, prime: str) -> str:
+    """What a network writes after ``prime``."""
+    key = jax.random.split(jax.random.key(config.seed))[1]
+    tokens = data.encode(prime, alphabet, "prime")
+    sampled = rj.sample(network, params, key, tokens, config.sample, config.temperature or 0.0)
+    return data.decode(sampled, alphabet)
 
 
 def evaluate(
@@ -365,19 +428,10 @@ def evaluate(
     prime: str,
     network: rj.Network,
     state: train.TrainState,
-    lines: list[Line],
+    lines: list[experiment.Line],
 ) -> dict[str, Any]:
     """The summary of a finished run: held-out bits beside simpler models, its cost, and a sample."""
     size, seconds = len(corpus.alphabet), lines[-1]["seconds"] if lines else 0.0
-    key = jax.random.split(jax.random.key(config.seed))[1]
-    tokens = rj.sample(
-        network,
-        _at_home(state.params),
-        key,
-        data.encode(prime, corpus.alphabet, "prime"),
-        config.sample,
-        config.temperature or 0.0,
-    )
     sizes = {"H": config.hidden, "B": config.batch, "T": config.length}
     return {
         "model": figures.model(config.cell, **({"layers": config.layers} if config.layers > 1 else {}), **sizes),
@@ -394,12 +448,14 @@ def evaluate(
         "training_seconds": seconds,
         "milliseconds_per_step": 1e3 * seconds / int(state.step),
         "machine": experiment.machine(),
-        "sample": data.decode(tokens, corpus.alphabet),
+        "sample": written(config, network, _at_home(state.params), corpus.alphabet, prime),
     }
 
 
 def report(config: Config, prime: str, summary: dict[str, Any], folder: Path) -> None:
     """The summary, printed."""
+    if config.quiet:
+        return
     print(f"\n{prime}{summary['sample']}\n")
     print("bits per character on held-out text:")
     for name, value in [(f"this {config.cell}", summary["test_bits"]), *summary["baselines"].items()]:
@@ -429,44 +485,12 @@ def _at_home(params: rj.Params) -> rj.Params:
     return jax.device_put(params, jax.local_devices()[0])
 
 
-def _joined(part: Line, line: Line) -> Line:
-    """A line with the part of its steps that an interrupted run has measured."""
-    if not part:
-        return line
-    first, second = part["step"] - part["since"], line["step"] - part["step"]
-    names = ("bits", "grad_norm", "clipped")
-    return line | {name: (first * part[name] + second * line[name]) / (first + second) for name in names}
-
-
-def _read_json(path: Path) -> dict[str, Any] | None:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return content if isinstance(content, dict) else None
-
-
-def _read_lines(path: Path, last: int) -> list[Line]:
-    """The lines up to step ``last``; the end of a file that was cut in the middle of a line is left out."""
-    texts = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.exists() else [""]
-    lines = []
-    for number, text in enumerate(texts[:-1], 1):
-        try:
-            line = json.loads(text)
-            if line["step"] <= last:
-                lines.append({**line, "seconds": float(line["seconds"]), "bits": float(line["bits"])})
-        except (ValueError, TypeError, KeyError):
-            require(False, f"line {number} of {path}", text, "as this script writes it")
-    return lines
-
-
-def _write_lines(path: Path, lines: list[Line]) -> None:
-    experiment.write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
-
-
 def main(config: Config) -> None:
     """Run it; the exit status is 0."""
-    run(config)
+    if config.generate:
+        print(generate(config))
+    else:
+        run(config)
 
 
 if __name__ == "__main__":

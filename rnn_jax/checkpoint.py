@@ -1,23 +1,42 @@
 """Checkpoints of a run, written and read by orbax."""
 
 import gc
+import hashlib
+import json
 import logging
 import os
 import re
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import jax
+import numpy as np
 
 from rnn_jax.checks import Description, InputError, check_array, check_arrays, describe, require
 from rnn_jax.train import TrainState
+from rnn_jax.types import Params
+
+NOTES, DIGEST = "notes", "sha256"
+"""Two arrays of bytes beside those of the state: the notes as JSON, and the hash of all else."""
 
 
-def save(folder: str | Path, state: TrainState) -> None:
+class Saved(NamedTuple):
+    """What a checkpoint holds, in the memory of the host."""
+
+    folder: str
+    """Where it was read."""
+    arrays: dict[str, np.ndarray]
+    """The arrays of the state by their paths, such as ".params.V"."""
+    notes: Any
+    """What was saved with the state."""
+
+
+def save(folder: str | Path, state: TrainState, notes: Any = None) -> None:
     """Write the state to the folder, and then delete the checkpoint before it.
 
     At every moment the folder has a whole checkpoint: the one before, until this one is complete.  The checkpoints are
@@ -26,23 +45,31 @@ def save(folder: str | Path, state: TrainState) -> None:
     Args:
       folder: made if it does not exist.
       state: as from ``train.init_state`` or ``train.run``.
+      notes: dicts, lists, strings and numbers that belong to the state, such as the data's position.
 
     Raises:
-      InputError: a folder that cannot be written, a full disk, or not a state of a run.
+      InputError: a folder that cannot be written, a full disk, notes that are no JSON, or not a state of a run.
 
     The example of ``restore`` shows both.
     """
     _check_path(folder)
     _check_state(state, "state")
+    try:
+        text = json.dumps(notes)
+    except (TypeError, ValueError):
+        require(False, "notes", describe(notes), "dicts, lists, strings and numbers")
     import orbax.checkpoint as ocp
 
+    arrays = {name: np.asarray(leaf) for name, leaf in _by_name(state).items() if leaf.size}  # orbax refuses empty ones
+    arrays[NOTES] = np.frombuffer(text.encode(), np.uint8)
+    arrays[DIGEST] = _digest(arrays)
     refusal, whole = None, False
     with _quiet():
         try:
             with _manager(folder, writes=True) as manager:
                 newest = manager.latest_step()
                 number = 0 if newest is None else newest + 1
-                manager.save(number, args=ocp.args.StandardSave(_written(_by_name(state))), force=True)
+                manager.save(number, args=ocp.args.StandardSave(arrays), force=True)
             whole = True
         except Exception as error:  # what a full disk raises depends on the thread that meets it first
             refusal = _refusal(folder, "written", error)
@@ -51,6 +78,77 @@ def save(folder: str | Path, state: TrainState) -> None:
                 _await_threads()
     if refusal is not None:
         raise refusal
+
+
+def exists(folder: str | Path) -> bool:
+    """Whether the folder has a finished checkpoint, whole or damaged.
+
+    Args:
+      folder: as in ``save``; it need not exist.
+
+    Returns:
+      A bool.
+
+    Examples:
+      >>> from rnn_jax import checkpoint
+      >>> checkpoint.exists("no such folder")
+      False
+    """
+    path = Path(folder)
+    return path.is_dir() and any(entry.name.isdigit() for entry in path.iterdir())
+
+
+def read(folder: str | Path) -> Saved:
+    """The newest checkpoint of the folder, on the host, whatever devices it was saved from.
+
+    Args:
+      folder: as in ``save``.
+
+    Returns:
+      Saved.
+
+    Raises:
+      InputError: no checkpoint there, or a damaged one: its SHA-256 is checked.
+
+    Examples:
+      >>> import tempfile
+      >>> import jax
+      >>> import optax
+      >>> import rnn_jax as rj
+      >>> from rnn_jax import checkpoint
+      >>> network = rj.Network(cells=(rj.elman(),), inputs=4, hidden=3, outputs=4, loss=rj.softmax_cross_entropy())
+      >>> params = rj.init(network, jax.random.key(0))
+      >>> state = rj.train.init_state(rj.bptt(network), optax.sgd(0.1), params, batch_size=2)
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     checkpoint.save(folder, state, notes={"lines": [1, 2]})
+      ...     saved = checkpoint.read(folder)
+      >>> saved.arrays[".params.V"].shape, saved.notes
+      ((3, 4), {'lines': [1, 2]})
+    """
+    _check_path(folder)
+    require(os.path.isdir(folder), "folder", str(folder), "a folder of checkpoints")
+    import orbax.checkpoint as ocp
+
+    try:
+        with _quiet():
+            try:
+                with _manager(folder) as manager:
+                    newest = manager.latest_step()
+                    require(newest is not None, "folder", str(folder), "a folder with a finished checkpoint")
+                    restored = manager.restore(newest, args=ocp.args.StandardRestore())
+            except Exception:
+                _await_threads()
+                raise
+        arrays = {name: np.asarray(array) for name, array in restored.items()}
+        digest = arrays.pop(DIGEST)
+        if (digest != _digest(arrays)).any():
+            raise ValueError("its numbers are not those that were saved")
+        notes = json.loads(arrays.pop(NOTES).tobytes())
+    except InputError:
+        raise
+    except Exception as error:  # orbax meets a damaged file with whatever error its reader has
+        raise _refusal(folder, "read", error) from error
+    return Saved(str(folder), arrays, notes)
 
 
 def restore(folder: str | Path, template: TrainState) -> TrainState:
@@ -83,43 +181,99 @@ def restore(folder: str | Path, template: TrainState) -> TrainState:
       True
     """
     _check_path(folder)
-    require(os.path.isdir(folder), "folder", str(folder), "a folder of checkpoints")
     _check_state(template, "template")
-    try:
-        with _quiet():
-            return _restore(folder, template)
-    except InputError:
-        raise
-    except Exception as error:  # orbax meets a damaged file with whatever error its reader has
-        raise _refusal(folder, "read", error) from error
+    return state_of(read(folder), template)
 
 
-def _restore(folder: str | Path, template: TrainState) -> TrainState:
-    import orbax.checkpoint as ocp
+def state_of(saved: Saved, template: TrainState) -> TrainState:
+    """The state in a checkpoint that was read, on the devices of a template.
 
-    with _manager(folder) as manager:
-        newest = manager.latest_step()
-        require(newest is not None, "folder", str(folder), "a folder with a finished checkpoint")
-        named = {
-            name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=getattr(leaf, "sharding", None))
-            for name, leaf in _by_name(template).items()
-        }
-        wanted = _written(named)
-        saved = dict(manager.item_metadata(newest))
-        for name in sorted(wanted.keys() | saved.keys()):
-            here, there = (
-                Description(f"{tree[name].dtype}{list(tree[name].shape)}" if name in tree else "absent")
-                for tree in (wanted, saved)
-            )
-            require(here == there, f"state{name} in {folder}", there, f"{here}, as in this run")
-        restored = manager.restore(newest, args=ocp.args.StandardRestore(wanted))
-    for name in named.keys() - wanted.keys():
-        restored[name] = jax.numpy.zeros(named[name].shape, named[name].dtype, device=named[name].sharding)
-    leaves = [
-        jax.random.wrap_key_data(restored[name], impl=jax.random.key_impl(leaf)) if _is_key(leaf) else restored[name]
-        for name, leaf in zip(named, jax.tree.leaves(template), strict=True)
-    ]
-    return cast(TrainState, jax.tree.unflatten(jax.tree.structure(template), leaves))
+    Args:
+      saved: as from ``read``.
+      template: as in ``restore``.
+
+    Returns:
+      TrainState.
+
+    Raises:
+      InputError: a state of another structure, shape, dtype or kind of PRNG key.
+
+    Examples:
+      >>> import tempfile
+      >>> import jax
+      >>> import optax
+      >>> import rnn_jax as rj
+      >>> from rnn_jax import checkpoint
+      >>> network = rj.Network(cells=(rj.elman(),), inputs=4, hidden=3, outputs=4, loss=rj.softmax_cross_entropy())
+      >>> params = rj.init(network, jax.random.key(0))
+      >>> state = rj.train.init_state(rj.bptt(network), optax.sgd(0.1), params, batch_size=2)
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     checkpoint.save(folder, state)
+      ...     int(checkpoint.state_of(checkpoint.read(folder), template=state).step)
+      0
+    """
+    _check_state(template, "template")
+    return cast(TrainState, _filled(template, saved.arrays, saved.folder))
+
+
+def params_of(saved: Saved, template: Params) -> Params:
+    """The parameters in a checkpoint that was read, whatever optimiser and algorithm made them.
+
+    Args:
+      saved: as from ``read``.
+      template: parameters of the same network, as from ``init``.
+
+    Returns:
+      Params, on the devices of the template.
+
+    Raises:
+      InputError: parameters of another structure, shape or dtype.
+
+    Examples:
+      >>> import tempfile
+      >>> import jax
+      >>> import optax
+      >>> import rnn_jax as rj
+      >>> from rnn_jax import checkpoint
+      >>> network = rj.Network(cells=(rj.elman(),), inputs=4, hidden=3, outputs=4, loss=rj.softmax_cross_entropy())
+      >>> params = rj.init(network, jax.random.key(0))
+      >>> state = rj.train.init_state(rj.bptt(network), optax.adam(0.1), params, batch_size=2)
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     checkpoint.save(folder, state)
+      ...     saved = checkpoint.read(folder)
+      >>> bool((checkpoint.params_of(saved, rj.init(network, jax.random.key(1))).V == params.V).all())
+      True
+    """
+    check_arrays(template, "template")
+    prefix = ".params"
+    arrays = {name.removeprefix(prefix): leaf for name, leaf in saved.arrays.items() if name.startswith(prefix)}
+    return cast(Params, _filled(template, arrays, saved.folder, prefix))
+
+
+def _filled(template: Any, arrays: dict[str, np.ndarray], folder: str, prefix: str = "") -> Any:
+    """The template's tree with the arrays of these names, on its devices."""
+    named = _by_name(template)
+    wanted = {name: leaf for name, leaf in named.items() if leaf.size}
+    for name in sorted(wanted.keys() | arrays.keys()):
+        here, there = (
+            Description(f"{tree[name].dtype}{list(tree[name].shape)}" if name in tree else "absent")
+            for tree in (wanted, arrays)
+        )
+        require(here == there, f"state{prefix}{name} in {folder}", there, f"{here}, as in this run")
+    leaves = []
+    for (name, like), leaf in zip(named.items(), jax.tree.leaves(template), strict=True):
+        array = arrays[name] if like.size else np.zeros(like.shape, like.dtype)
+        placed = jax.device_put(array, getattr(like, "sharding", None))
+        leaves.append(jax.random.wrap_key_data(placed, impl=jax.random.key_impl(leaf)) if _is_key(leaf) else placed)
+    return jax.tree.unflatten(jax.tree.structure(template), leaves)
+
+
+def _digest(arrays: dict[str, np.ndarray]) -> np.ndarray:
+    sha = hashlib.sha256()
+    for name, array in sorted(arrays.items()):
+        sha.update(f"{name} {array.dtype} {array.shape};".encode())
+        sha.update(array.tobytes())
+    return np.frombuffer(sha.digest(), np.uint8)
 
 
 def _manager(folder: str | Path, writes: bool = False) -> Any:
@@ -132,19 +286,14 @@ def _manager(folder: str | Path, writes: bool = False) -> Any:
     return ocp.CheckpointManager(Path(folder).absolute(), options=options, item_handlers=handler)
 
 
-def _by_name(state: TrainState) -> dict[str, Any]:
+def _by_name(tree: Any) -> dict[str, Any]:
     """The leaves by their paths; a typed PRNG key as its numbers, with its implementation in the name."""
     return {
         jax.tree_util.keystr(path) + (f" ({leaf.dtype})" if _is_key(leaf) else ""): (
             jax.random.key_data(leaf) if _is_key(leaf) else leaf
         )
-        for path, leaf in jax.tree.leaves_with_path(state)
+        for path, leaf in jax.tree.leaves_with_path(tree)
     }
-
-
-def _written(named: dict[str, Any]) -> dict[str, Any]:
-    """All but the arrays without numbers, which orbax refuses."""
-    return {name: leaf for name, leaf in named.items() if leaf.size}
 
 
 def _is_key(leaf: Any) -> bool:
@@ -154,25 +303,26 @@ def _is_key(leaf: Any) -> bool:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Without the tracebacks that the threads of orbax and tensorstore print of an error which is raised here too."""
-    loggers, hook = [logging.getLogger(name) for name in ("absl", "asyncio")], sys.unraisablehook
+    loggers, hooks = [logging.getLogger(name) for name in ("absl", "asyncio")], (sys.unraisablehook, sys.excepthook)
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)
-    sys.unraisablehook = lambda unraisable: None
+    sys.unraisablehook, sys.excepthook = lambda unraisable: None, lambda *error: None
     try:
         yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
-        sys.unraisablehook = hook
+        sys.unraisablehook, sys.excepthook = hooks
 
 
 def _await_threads() -> None:
-    """Let orbax's threads end after an error: what each still meets is printed, then or when it is collected."""
+    """Let the threads of orbax and tensorstore end after an error: what each still meets is printed, then or later."""
     for thread in threading.enumerate():
         if type(thread).__module__.startswith("orbax."):
             thread.join(timeout=10)
     gc.collect()
+    time.sleep(0.2)  # what other reads and writes of the same file meet comes at the same time
 
 
 def _refusal(folder: str | Path, deed: str, error: Exception) -> InputError:

@@ -177,3 +177,49 @@ except rj.InputError as error:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300, check=False)
     assert "no checkpoint can be written (File too large); it must be" in done.stdout and done.stderr == ""
     chex.assert_trees_all_equal(checkpoint.restore(tmp_path, start()), start(step=3))
+
+
+def test_notes_are_kept_with_the_state(tmp_path):
+    notes = {"lines": [{"step": 1, "bits": 0.1 + 0.2}], "text": "ä☃"}
+    checkpoint.save(tmp_path, start(step=3), notes)
+    saved = checkpoint.read(tmp_path)
+    assert saved.notes == notes
+    chex.assert_trees_all_equal(checkpoint.state_of(saved, start()), start(step=3))
+    with pytest.raises(rj.InputError, match=r"notes is .*; it must be dicts, lists, strings and numbers"):
+        checkpoint.save(tmp_path, start(step=4), {"array": jnp.ones(3)})
+    assert checkpoint.read(tmp_path).notes == notes
+
+
+def test_parameters_are_read_whatever_trained_them(tmp_path):
+    checkpoint.save(tmp_path, start(step=3, algorithm=rj.uoro(NETWORK)))
+    chex.assert_trees_all_equal(checkpoint.params_of(checkpoint.read(tmp_path), start().params), start(step=3).params)
+    other = rj.init(rj.Network((rj.elman(),), 3, 5, 3, rj.softmax_cross_entropy()), jax.random.key(0))
+    with pytest.raises(rj.InputError, match=r"state\.params\.V in .* is float32\[2, 3\]; it must be float32\[5, 3\]"):
+        checkpoint.params_of(checkpoint.read(tmp_path), other)
+
+
+def test_a_changed_bit_is_found_or_without_effect(tmp_path, capfd):
+    """In each file; it is one error, and nothing else is printed."""
+    whole, found = tmp_path / "whole", 0
+    checkpoint.save(whole, start(step=3))
+    for file in sorted(path.relative_to(whole) for path in whole.rglob("*") if path.is_file()):
+        content = (whole / file).read_bytes()
+        for at in {0, len(content) // 2, len(content) - 1} if content else ():
+            folder = tmp_path / "changed"
+            shutil.rmtree(folder, ignore_errors=True)
+            shutil.copytree(whole, folder)
+            (folder / file).write_bytes(content[:at] + bytes([content[at] ^ 4]) + content[at + 1 :])
+            try:
+                chex.assert_trees_all_equal(checkpoint.restore(folder, start()), start(step=3))
+            except rj.InputError as error:
+                assert "\n" not in str(error)
+                found += 1
+    assert found > 3 and capfd.readouterr() == ("", "")
+
+
+def test_a_checkpoint_exists_once_it_is_whole(tmp_path):
+    assert not checkpoint.exists(tmp_path / "none") and not checkpoint.exists(tmp_path)
+    (tmp_path / "0.orbax-checkpoint-tmp-1").mkdir()
+    assert not checkpoint.exists(tmp_path)
+    checkpoint.save(tmp_path, start())
+    assert checkpoint.exists(tmp_path)

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -22,6 +23,7 @@ import peers
 import pictures
 import pytest
 import timing
+from char_runs import SMALL, TEXT, command, contents, lines_of, saved
 from fixtures import marked
 
 import rnn_jax as rj
@@ -34,6 +36,7 @@ PNG = b"\x89PNG\r\n"
 
 def script(name, *arguments, cwd):
     environment = {key: value for key, value in os.environ.items() if key != "JAX_ENABLE_X64"}
+    environment["XDG_CACHE_HOME"] = str(Path(tempfile.gettempdir()) / "rnn_jax-tests")
     command = [sys.executable, str(EXPERIMENTS / name), *map(str, arguments)]
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=600, check=False)
 
@@ -69,40 +72,6 @@ def test_char_lm_resumes_where_it_stopped(quick_run):
     assert json.loads((folder / "config.json").read_text())["steps"] == 80
 
 
-TEXT = "all work and no play makes jack a dull boy. " * 60
-SMALL = ("--quick", "--hidden", "4", "--batch", "4", "--length", "10", "--sample", "5", "--devices", "1")
-
-
-def command(*arguments):
-    """char_lm's command line, in this process; returns its exit status."""
-    handler = signal.getsignal(signal.SIGTERM)
-    with pytest.MonkeyPatch.context() as patched, pytest.raises(SystemExit) as ended:
-        patched.setattr(sys, "argv", ["char_lm.py", *map(str, arguments)])
-        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"), jax.enable_x64(False):
-            try:
-                experiment.main(char_lm.Config, char_lm.main, char_lm.flags)
-            finally:
-                signal.signal(signal.SIGTERM, handler)
-    return ended.value.code or 0
-
-
-def contents(folder):
-    return {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.rglob("*") if path.is_file()}
-
-
-def lines_of(folder):
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-
-
-def saved(folder):
-    config = experiment.read_config(folder, "char_lm", char_lm.Config)
-    with jax.enable_x64(False):
-        corpus, _ = char_lm.load(config)
-        network, algorithm, optimiser, _ = char_lm.build(config, len(corpus.alphabet))
-        like = train.init_state(algorithm, optimiser, rj.init(network, jax.random.key(1)), config.batch)
-        return checkpoint.restore(folder / "checkpoint", like)
-
-
 @pytest.fixture(scope="module")
 def small_run(tmp_path_factory):
     """A finished run of 230 steps with a line of metrics for every two, and the text beside it."""
@@ -120,7 +89,7 @@ class Killed(BaseException):
 def test_interruptions_change_nothing(small_run, tmp_path, monkeypatch, capsys):
     """Ctrl-C in a step, SIGTERM in an evaluation, Ctrl-C in a save, a kill between log and save, half a line."""
     text, folder = small_run.parent / "text.txt", tmp_path / "run"
-    window, bits, save, write = char_lm.data.training_window, char_lm.bits, checkpoint.save, char_lm._write_lines
+    window, bits, save, write = char_lm.data.training_window, char_lm.bits, checkpoint.save, experiment.Run.write_lines
 
     def interrupted(name, of, function, when, how, *arguments):
         calls = []
@@ -160,8 +129,8 @@ def test_interruptions_change_nothing(small_run, tmp_path, monkeypatch, capsys):
     assert status == 130 and int(saved(folder).step) == 60
 
     with pytest.raises(Killed):
-        killed = lambda calls, folder, lines: lines and lines[-1]["step"] == 80  # noqa: E731
-        interrupted("_write_lines", char_lm, write, killed, raise_killed, *resume)
+        killed = lambda calls, run: run.lines and run.lines[-1]["step"] == 80  # noqa: E731
+        interrupted("write_lines", experiment.Run, write, killed, raise_killed, *resume)
     assert lines_of(folder)[-1]["step"] == 80 and int(saved(folder).step) == 60
     with (folder / "metrics.jsonl").open("a") as file:
         file.write('{"step": 82, "bi')
@@ -170,10 +139,7 @@ def test_interruptions_change_nothing(small_run, tmp_path, monkeypatch, capsys):
     ours, whole = lines_of(folder), lines_of(small_run)
     assert [line.keys() for line in ours] == [line.keys() for line in whole]
     assert [line["step"] for line in ours] == list(range(2, 231, 2))
-    for name in ("bits", "grad_norm", "clipped", "validation_bits"):
-        mine, theirs = ([line[name] for line in each if name in line] for each in (ours, whole))
-        np.testing.assert_allclose(mine, theirs, rtol=1e-6, atol=0)
-        assert sum(a != b for a, b in zip(mine, theirs, strict=True)) <= 1  # the line that was divided
+    assert [{**line, "seconds": 0} for line in ours] == [{**line, "seconds": 0} for line in whole]
     chex.assert_trees_all_equal(saved(folder), saved(small_run))
     mine, theirs = (json.loads((each / "summary.json").read_text()) for each in (folder, small_run))
     assert mine["test_bits"] == theirs["test_bits"] and mine["sample"] == theirs["sample"]
@@ -229,11 +195,9 @@ def test_a_text_that_has_changed_is_refused(small_run, tmp_path, capsys, monkeyp
     """Also with the same characters; the same text elsewhere is taken, and its place is written down."""
     folder, text = tmp_path / "run", tmp_path / "text.txt"
     shutil.copytree(small_run, folder)
-    moved = {**json.loads((folder / "config.json").read_text()), "text": str(text)}
-    (folder / "config.json").write_text(json.dumps(moved))
     text.write_text(TEXT[1:] + TEXT[0])
     before = contents(folder)
-    assert command("--resume", folder, "--steps", "240") == 2
+    assert command("--resume", folder, "--steps", "240", "--text", text) == 2
     assert "it must be the text that" in capsys.readouterr().err and contents(folder) == before
     monkeypatch.chdir(tmp_path)
     Path("moved.txt").write_text("\ufeff" + TEXT, encoding="utf-8")
@@ -251,33 +215,46 @@ def test_a_text_that_has_changed_is_refused(small_run, tmp_path, capsys, monkeyp
         ("config.json", '{"experiment": "char_lm", "hidden": 4.5}', "hidden in "),
         ("config.json", '{"experiment": "char_lm", "hidden": -4}', "hidden is -4"),
         ("text.json", "[]", "it must be the text that"),
-        ("metrics.jsonl", '{"step": 2, "bits": 1, "seconds": 1}\n{"st\n{}\n', "line 2 of "),
     ],
 )
 def test_a_damaged_run_is_refused_in_one_line(small_run, tmp_path, file, content, says, capsys):
     folder = tmp_path / "run"
     shutil.copytree(small_run, folder)
     (folder / file).write_text(content)
-    assert command("--resume", folder, *(("--steps", "240") if file == "metrics.jsonl" else ())) == 2
+    assert command("--resume", folder) == 2
     error = capsys.readouterr().err
     assert says in error and error.count("\n") == 1
 
 
-def test_a_disk_that_fills_up_is_one_line(small_run, tmp_path, capsys, monkeypatch):
-    """While the log is written; the run goes on when there is room again."""
+def test_damaged_metrics_are_written_again(small_run, tmp_path):
+    """From the checkpoint, which has them all."""
+    folder = tmp_path / "run"
+    shutil.copytree(small_run, folder)
+    (folder / "metrics.jsonl").write_text('{"step": 2, "bits": 1, "seconds": 1}\n{"st\n{}\n')
+    assert command("--resume", folder) == 0
+    assert lines_of(folder) == lines_of(small_run)
+
+
+@pytest.mark.parametrize("when", ["once", "to the end"])
+def test_a_disk_that_fills_up_is_one_line(small_run, tmp_path, capsys, monkeypatch, when):
+    """While the log is written: the run goes on, and fails only where the last line cannot be written."""
     folder, write = tmp_path / "run", Path.write_text
 
     def full(path, text, **options):
-        if path.name.startswith("metrics") and '"step": 40' in text:
+        if path.name.startswith("metrics") and '"step": 40' in text and (when != "once" or '"step": 41' not in text):
             raise OSError(28, "No space left on device")
         return write(path, text, **options)
 
     with monkeypatch.context() as patched:
         patched.setattr(Path, "write_text", full)
-        assert command(*SMALL, "--text", small_run.parent / "text.txt", "--steps", 60, "--out", folder) == 2
-    error = capsys.readouterr().err
-    assert "metrics.jsonl', which cannot be written (No space left on device)" in error and error.count("\n") == 1
-    assert command("--resume", folder) == 0
+        status = command(*SMALL, "--text", small_run.parent / "text.txt", "--steps", 60, "--out", folder)
+    error = capsys.readouterr().err.splitlines()
+    assert "warning: out is" in error[0] and "metrics.jsonl', which cannot be written (No space left" in error[0]
+    if when == "once":
+        assert status == 0 and len(error) == 2  # the line, and the save after it
+    else:
+        assert status == 1 and error[-1].startswith("error: ") and not (folder / "summary.json").exists()
+        assert command("--resume", folder) == 0
     assert [line["step"] for line in lines_of(folder)] == list(range(1, 61))
 
 
@@ -388,7 +365,7 @@ def test_char_lm_takes_every_option(tmp_path, flags):
         (("--sample", "0", "--temperature", "1"), "temperature is 1.0; it must be left out"),
         (("--sample", "0", "--prime", "a"), "prime is 'a'; it must be left out"),
         (("--overwrite",), "overwrite is True; it must be left out"),
-        (("--text", "used/thesis.txt", "--out", "used", "--overwrite", "--quick"), "out is 'used'; it must be"),
+        (("--text", "used/thesis.txt", "--out", "used", "--overwrite", "--quick"), "used'; it must be"),
         (("--prime", "☃"), "prime is a text with '☃'"),
         (("--temperature", "-1"), "temperature is -1.0"),
         (("--text", "none.txt"), "text is 'none.txt'; it must be an existing file"),
@@ -679,6 +656,8 @@ def test_help_teaches(tmp_path):
     for name in (
         "minimal.py",
         "char_lm.py",
+        "report.py",
+        "kill_table.py",
         "compare_gradients.py",
         "benchmark.py",
         "accelerators.py",

@@ -1,0 +1,45 @@
+"""Small runs of char_lm in this process, and what they leave in their folders."""
+
+import json
+import signal
+import sys
+
+import char_lm
+import jax
+import pytest
+
+import rnn_jax as rj
+from rnn_jax import checkpoint, experiment, train
+
+TEXT = "all work and no play makes jack a dull boy. " * 60
+SMALL = ("--quick", "--hidden", "4", "--batch", "4", "--length", "10", "--sample", "5", "--devices", "1", "--no-cache")
+
+
+def command(*arguments):
+    """char_lm's command line, in this process; returns its exit status."""
+    handler = signal.getsignal(signal.SIGTERM)
+    with pytest.MonkeyPatch.context() as patched, pytest.raises(SystemExit) as ended:
+        patched.setattr(sys, "argv", ["char_lm.py", *map(str, arguments)])
+        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"), jax.enable_x64(False):
+            try:
+                experiment.main(char_lm.Config, char_lm.main, char_lm.flags)
+            finally:
+                signal.signal(signal.SIGTERM, handler)
+    return ended.value.code or 0
+
+
+def contents(folder):
+    return {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.rglob("*") if path.is_file()}
+
+
+def lines_of(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def saved(folder):
+    config = experiment.read_config(folder, "char_lm", char_lm.Config)
+    with jax.enable_x64(False):
+        corpus, _ = char_lm.load(config)
+        network, algorithm, optimiser, _ = char_lm.build(config, len(corpus.alphabet))
+        like = train.init_state(algorithm, optimiser, rj.init(network, jax.random.key(1)), config.batch)
+        return checkpoint.restore(folder / "checkpoint", like)

@@ -1,0 +1,55 @@
+"""Runs that are killed, starved and damaged, in processes of their own: `kill_table.py` makes the whole table."""
+
+import json
+import sys
+
+import kill_table
+import pytest
+from test_experiments import script
+
+import rnn_jax as rj
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="of Linux' limits on files")
+@pytest.mark.parametrize("algorithm", ["bptt", "uoro"])
+def test_six_kills_and_some_damage_change_no_bit(algorithm, tmp_path):
+    """Status 1 tells of any run that went on otherwise, or was refused in more than one line."""
+    result = script("kill_table.py", "--quick", "--algorithms", algorithm, "--out", "table.json", cwd=tmp_path)
+    assert result.returncode == 0, result.stdout + result.stderr
+    trials = json.loads((tmp_path / "table.json").read_text())["trials"]
+    kills = [trial for trial in trials if trial["what"] in kill_table.MOMENTS]
+    assert len(kills) == 6 and {trial["outcome"] for trial in kills} == {"equal"}
+    assert {trial["outcome"] for trial in trials} == {"equal", "refused"}
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        (kill_table.Config(algorithms=("backprop",)), "algorithms is ['backprop']; it must be names of learning rules"),
+        (kill_table.Config(algorithms=()), "algorithms is []"),
+        (kill_table.Config(times=0), "times is 0"),
+        (kill_table.Config(flips=0), "flips is 0"),
+    ],
+)
+def test_mistakes_are_refused(config, says):
+    with pytest.raises(rj.InputError) as refused:
+        kill_table.run(config)
+    assert says in str(refused.value)
+
+
+def test_every_kind_of_damage_is_damage(tmp_path):
+    import random
+
+    path, rng = tmp_path / "file", random.Random(0)
+    for how in kill_table.DAMAGES:
+        path.write_bytes(b"some content")
+        kill_table.damaged(path, how, rng)
+        assert not path.exists() or path.read_bytes() != b"some content"
+    path.write_bytes(b"")
+    assert kill_table.damaged(path, "a bit flipped", rng) == "an empty file"
+
+
+def test_the_table_counts_outcomes():
+    trials = [kill_table.Trial("killed", "bptt", outcome, "") for outcome in ("equal", "equal", "WRONG")]
+    assert kill_table.table(trials).splitlines()[-1] == "| killed | 2 | 0 | 1 |"
