@@ -110,6 +110,7 @@ def constant(loss, o, ys, weight=None):
     return np.average(losses, weights=weight)
 
 
+@pytest.mark.slow
 def test_the_losses_of_those_who_remember_nothing():
     """The best answers that depend on the input and the number of the step alone, on 4,000 rows."""
     square, entropy = rj.squared_error(), rj.softmax_cross_entropy()
