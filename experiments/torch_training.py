@@ -188,6 +188,7 @@ def summarise(losses: dict[str, list[float]]) -> dict[str, dict[str, Any]]:
         found[name] = {
             "first step that is not close": int(far[0]) + 1 if far.size else None,
             "largest difference, early": float(gap[:EARLY].max()),
+            "largest difference, later": float(gap[EARLY:].max()) if len(gap) > EARLY else None,
             "mean difference, later": float(gap[EARLY:].mean()) if len(gap) > EARLY else None,
         }
     for name, values in losses.items():
@@ -232,14 +233,15 @@ def plot(config: Config, losses: dict[str, list[float]], path: Path) -> None:
         look = LOOKS.get(name, {"color": figures.GREY, "lw": 1})
         peaks = np.maximum.reduceat(gaps[name], first)
         left.plot(first + 1, np.where(peaks > 0, peaks, np.nan), **look)
-    figures.level(left, CLOSE, f"{CLOSE:.0e}")
+    figures.level(left, CLOSE, f"{CLOSE:.4f} nats")
     left.set(xscale="log", yscale="log", xlabel="step", ylabel="|loss − loss of rnn_jax| / nats")
+    left.set(title=f"the largest difference of {span} step{'s' if span > 1 else ''}")
     steps, ours = smoothed(losses[OURS])
     band = np.array([smoothed(losses[name])[1] for name in further])
     right.fill_between(steps, band.min(0), band.max(0), color=figures.GREY, lw=0)
     right.plot(steps, ours, color=figures.BLUE, lw=3)
     right.plot(steps, smoothed(losses[THEIRS])[1], **LOOKS[THEIRS])
-    right.set(xlabel="step", ylabel="training loss / bits per character")
+    right.set(xlabel="step", ylabel="training loss / bits per character", title=f"the mean of {int(steps[0])} steps")
     handles = [
         figures.entry(OURS, color=figures.BLUE, lw=3),
         *(figures.entry(name, **look) for name, look in LOOKS.items()),
