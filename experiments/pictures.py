@@ -24,6 +24,7 @@ MADE_BY = {
     ("peers.png",): ("benchmark.py", "--parts", "grid", "--hidden", "256", "--shapes", "64", "256", "--rounds", "21"),
     ("length.png", "crossover.png"): ("benchmark.py", "--parts", "crossover", "long"),
     ("learning_curve.png",): ("char_lm.py",),
+    ("torch_training.png",): ("torch_training.py",),
     ("tradeoff.png",): ("learning_rules.py", "--parts", "tradeoff"),
     ("online_learning.png",): ("online_learning.py",),
     ("adding.png", "copy_memory.png", "parity.png", "flip_flop.png"): (

@@ -1,6 +1,7 @@
 """The scripts run for real, as a user starts them: quick, resumed, and with every kind of mistake."""
 
 import importlib.metadata
+import importlib.util
 import json
 import os
 import re
@@ -590,6 +591,38 @@ def test_real_sequences_are_learnt_or_say_what_to_install(tmp_path):
 
 
 @pytest.mark.slow
+def test_torch_trains_the_same_network(tmp_path):
+    """By the same equations: in 64 bits nothing but rounding is between the losses of 40 steps."""
+    result = script("torch_training.py", "--quick", "--out", tmp_path, cwd=tmp_path)
+    if importlib.util.find_spec("torch"):
+        assert result.returncode == 0, result.stderr
+        runs = json.loads((tmp_path / "summary.json").read_text())["runs"]
+        apart = {name: row.get("largest difference, early") for name, row in runs.items()}
+        assert apart["PyTorch, float64"] < 1e-12
+        assert max(apart["PyTorch"], apart["rnn_jax, jax.grad"]) < 1e-4 < 1e-2 < apart["seed 1"]
+        assert (tmp_path / "torch_training.png").read_bytes().startswith(PNG)
+    else:
+        assert result.returncode == 2 and "pip install 'rnn-jax[peers]'" in result.stderr
+        assert "Traceback" not in result.stderr and not any(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is not installed")
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (("--steps", "0"), "steps is 0; it must be a positive int"),
+        (("--rate", "0"), "rate is 0.0; it must be a positive number"),
+        (("--seed", "-1"), "seed is -1; it must be in 0 …"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, tuple) else "",
+)
+def test_torch_training_refuses_mistakes_in_one_line(tmp_path, flags, says):
+    result = script("torch_training.py", *flags, cwd=tmp_path)
+    assert result.returncode == 2 and says in result.stderr and "Traceback" not in result.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.slow
 def test_gradient_flow_is_measured_before_and_after_training(tmp_path):
     """The error is 1 at the lag 0, and the gradient of one whole window is exact."""
     result = script("gradient_flow.py", "--quick", "--out", tmp_path, cwd=tmp_path)
@@ -667,6 +700,7 @@ def test_help_teaches(tmp_path):
         "fixed_points.py",
         "memory_tasks.py",
         "real_sequences.py",
+        "torch_training.py",
     ):
         result = script(name, "--help", cwd=tmp_path)
         assert result.returncode == 0 and "Examples:" in result.stdout
