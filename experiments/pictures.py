@@ -1,6 +1,6 @@
 """Make the pictures of the README and of the documentation again, each by the experiment that it belongs to.
 
-About three hours on two quiet cores; --only makes some of them.
+About three and a half hours on two quiet cores; --only makes some of them.
 
 Examples:
   python experiments/pictures.py
@@ -26,7 +26,20 @@ MADE_BY = {
     ("learning_curve.png",): ("char_lm.py",),
     ("tradeoff.png",): ("learning_rules.py", "--parts", "tradeoff"),
     ("online_learning.png",): ("online_learning.py",),
+    ("adding.png", "copy_memory.png", "parity.png", "flip_flop.png"): (
+        "memory_tasks.py",
+        "--tasks",
+        "adding",
+        "copy_memory",
+        "parity",
+        "flip_flop",
+    ),
+    ("real_sequences.png",): ("real_sequences.py",),
     ("exact.png",): ("rules_benchmark.py", "--parts", "speed"),
+    ("gradient_flow.png", "truncation.png", "singular_values.png", "lyapunov.png", "clipping.png"): (
+        "gradient_flow.py",
+    ),
+    ("fixed_points_elman.png", "fixed_points_gru.png"): ("fixed_points.py",),
 }
 """Pictures, and the command whose run folder holds them."""
 PICTURES = ("cell.png", *(name for names in MADE_BY for name in names))

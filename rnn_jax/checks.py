@@ -199,6 +199,10 @@ PARTS: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda part: _is_name(part) and part in get_args(Recurrence),
         f"one of {', '.join(get_args(Recurrence))}",
     ),
+    "chrono": (
+        lambda part: isinstance(part, tuple) and all(type(sign) is int and abs(sign) <= 1 for sign in part),
+        "a tuple of −1, 0 or 1, one a gate, or an empty one",
+    ),
     "claim": (lambda part: isinstance(part, Claim), "an Exact, an Unbiased or a Biased"),
 }
 """What the parts of cells, losses, algorithms and optimisers may be, by their names."""
@@ -217,9 +221,19 @@ def check_cell(value: Any, argument: str) -> None:
     """Refuse anything but a Cell, with a bias for each gate, and a recurrent bias or two inputs only where v is."""
     check_parts(value, argument, Cell, "a Cell, like elman()")
     require(len(value.bias) == len(value.gates), f"{argument}.bias", value.bias, PARTS["bias"][1])
+    require(len(value.chrono) in (0, len(value.gates)), f"{argument}.chrono", value.chrono, PARTS["chrono"][1])
     for name in ("recurrent_bias", "separate"):
         fits = not getattr(value, name) or value.recurrence != "none"
         require(fits, f"{argument}.{name}", True, 'False, as there is no v where the recurrence is "none"')
+
+
+def check_chrono(chrono: Any, cells: Sequence[Cell]) -> None:
+    """Refuse anything but None and a number of steps above 2, for cells that each have a gate that forgets."""
+    if chrono is not None:
+        check_int(chrono, "chrono")
+        require(chrono > 2, "chrono", chrono, "3 steps or more, or None")
+        for cell in cells:
+            require(any(cell.chrono), "chrono", chrono, f"None, as the cell {cell.name} has no gate that forgets")
 
 
 def check_network(network: Any) -> None:

@@ -21,27 +21,45 @@ from rnn_jax.recurrence import zero_state
 from rnn_jax.types import Array, Batch, Cell, Layer, Network, Params, State
 
 Recurrent = Literal["uniform", "orthogonal", "identity"]
+IDENTITY_INPUTS = 0.01
+"""Factor of U beside an identity W: h sums what comes in, step after step, and must not overflow."""
 
 
-def init(network: Network, key: Array, recurrent: Recurrent = "uniform", dtype: DTypeLike = jnp.float32) -> Params:
+def init(
+    network: Network,
+    key: Array,
+    recurrent: Recurrent = "uniform",
+    dtype: DTypeLike = jnp.float32,
+    chrono: int | None = None,
+) -> Params:
     """Draw the parameters of a network.
 
     U is uniform in ±1/√D, V and W are uniform in ±1/√H.  Biases are zero, except those that the cell sets: the forget
     gate of an LSTM starts at 1.
 
+    With ``chrono`` = T_max the units of a gated cell start with the time constants of a task whose dependencies are
+    up to T_max steps long.  For each unit, with τ uniform in [1, T_max − 1], an open gate keeps a share τ / (1 + τ) of
+    the state a step, where u + v is b::
+
+        b_f = log τ,  b_i = −log τ     (LSTM)
+        b_z = log τ                    (GRU, where z keeps the state)
+        b_z = −log τ                   (minGRU, where z replaces it)
+
     Args:
       network: cells, sizes and loss.
       key: a PRNG key.
       recurrent: how W is drawn: "uniform" as above; "orthogonal", each gate's block [H, H] from the orthogonal group,
-        which preserves the norm of h; "identity", each block the identity (Le, Jaitly & Hinton 2015).  In a diagonal
-        recurrence an orthogonal w is ±1, and the identity is 1.
+        which preserves the norm of h; "identity", each block the identity, with U uniform in ±0.01/√D: so a network of
+        relu sums its inputs from the start and stays finite.  In a diagonal recurrence an orthogonal w is ±1, and the
+        identity is 1.
       dtype: float64, float32 or bfloat16.
+      chrono: T_max in steps, 3 or more, for a network whose cells all have a gate that forgets; None: biases as above.
 
     Returns:
       Params: per layer U [D, G·H], W [H, G·H] and b [G·H], and what else its cell has; V [H, K] and c [K].
 
     Raises:
-      InputError: an invalid network, key, option or dtype.
+      InputError: an invalid network, key, option or dtype, or ``chrono`` for a cell without such a gate.
 
     Examples:
       >>> import jax
@@ -52,15 +70,23 @@ def init(network: Network, key: Array, recurrent: Recurrent = "uniform", dtype: 
       ((4, 16), (4, 2))
       >>> params.layers[0].b.reshape(4, 4)[1].tolist()  # b_f
       [1.0, 1.0, 1.0, 1.0]
+      >>> b_i, b_f, b_g, b_o = rj.init(network, jax.random.key(0), chrono=100).layers[0].b.reshape(4, 4)
+      >>> bool((b_f > 0).all()), bool((b_i == -b_f).all())
+      (True, True)
+
+    Source: Le, Jaitly & Hinton, *A simple way to initialize recurrent networks of rectified linear units*,
+    arXiv:1504.00941 (2015), whose weights beside W are Gaussian with a standard deviation of 0.001.  Chrono
+    initialisation is Tallec & Ollivier, *Can recurrent neural networks warp time?*, ICLR (2018).
     """
     checks.check_network(network)
     checks.check_key(key, "key")
     checks.check_option(recurrent, "recurrent", get_args(Recurrent))
     checks.check_dtype(dtype, "dtype")
+    checks.check_chrono(chrono, network.cells)
     *layer_keys, V_key = jax.random.split(key, len(network.cells) + 1)
     sizes = checks.layer_sizes(network)
     layers = tuple(
-        _init_layer(cell, layer_key, D, H, recurrent, dtype)
+        _init_layer(cell, layer_key, D, H, recurrent, dtype, chrono)
         for cell, layer_key, (D, H) in zip(network.cells, layer_keys, sizes, strict=True)
     )
     _, H = sizes[-1]
@@ -75,6 +101,7 @@ def init_layer(
     hidden: int,
     recurrent: Recurrent = "uniform",
     dtype: DTypeLike = jnp.float32,
+    chrono: int | None = None,
 ) -> Layer:
     """Draw the parameters of one layer, as ``init`` does, for ``unroll`` in a model of your own.
 
@@ -85,6 +112,7 @@ def init_layer(
       hidden: H.
       recurrent: how W is drawn, as in ``init``.
       dtype: float64, float32 or bfloat16.
+      chrono: T_max in steps, as in ``init``, or None.
 
     Returns:
       Layer: U [D, G·H], W [H, G·H], b [G·H], and what else the cell has.
@@ -105,7 +133,8 @@ def init_layer(
     checks.check_key(key, "key")
     checks.check_option(recurrent, "recurrent", get_args(Recurrent))
     checks.check_dtype(dtype, "dtype")
-    return _init_layer(cell, key, inputs, hidden, recurrent, dtype)
+    checks.check_chrono(chrono, (cell,))
+    return _init_layer(cell, key, inputs, hidden, recurrent, dtype, chrono)
 
 
 def initial_state(network: Network, params: Params, batch_size: int) -> State:
@@ -368,19 +397,30 @@ def _sample(
     return lax.scan(step, (state, logits), jax.random.split(key, length))[1]
 
 
-def _init_layer(cell: Cell, key: Array, D: int, H: int, recurrent: Recurrent, dtype: DTypeLike) -> Layer:
+def _init_layer(
+    cell: Cell, key: Array, D: int, H: int, recurrent: Recurrent, dtype: DTypeLike, chrono: int | None
+) -> Layer:
     G = len(cell.gates)
-    U_key, W_key, *p_keys = jax.random.split(key, 2 + len(cell.parameters))
+    U_key, W_key, *p_keys, b_key = jax.random.split(key, 3 + len(cell.parameters))
+    U = _uniform(U_key, (D, G * H), D, dtype)
+    summing = recurrent == "identity" and cell.recurrence != "none"
     return Layer(
-        U=_uniform(U_key, (D, G * H), D, dtype),
+        U=IDENTITY_INPUTS * U if summing else U,
         W=_recurrent_weights(cell, W_key, H, recurrent, dtype),
-        b=jnp.repeat(jnp.asarray(cell.bias, dtype), H),
+        b=jnp.repeat(jnp.asarray(cell.bias, dtype), H) if chrono is None else _chrono(cell, b_key, H, chrono, dtype),
         d=jnp.zeros(G * H, dtype) if cell.recurrent_bias else None,
         p=tuple(
             jax.random.uniform(p_key, (H,), dtype, parameter.low, parameter.high)
             for p_key, parameter in zip(p_keys, cell.parameters, strict=True)
         ),
     )
+
+
+def _chrono(cell: Cell, key: Array, H: int, T_max: int, dtype: DTypeLike) -> Array:
+    """The bias b [G·H], ± log τ for the gates that keep or replace the state, one τ a unit."""
+    log_tau = jnp.log(jax.random.uniform(key, (H,), accumulation_dtype(dtype), 1, T_max - 1)).astype(dtype)
+    gates = zip(cell.bias, cell.chrono, strict=True)
+    return jnp.concatenate([sign * log_tau if sign else jnp.full(H, bias, dtype) for bias, sign in gates])
 
 
 def _recurrent_weights(cell: Cell, key: Array, H: int, recurrent: Recurrent, dtype: DTypeLike) -> Array | None:

@@ -82,6 +82,9 @@ class Cell(NamedTuple):
     """The cell's own parameters, such as peephole weights or time constants."""
     recurrence: Recurrence = "dense"
     """What v is: "dense", h W with W [H, G·H]; "diagonal", w ⊙ h for each gate, with W [G·H]; "none", no v and no W."""
+    chrono: tuple[int, ...] = ()
+    """How chrono initialisation sets b of each gate: 1, an open gate keeps the state; −1, an open gate replaces it;
+    0, neither, and b is that of ``bias``.  Empty: the cell has no such gate."""
 
 
 class Loss(NamedTuple):

@@ -5,6 +5,7 @@ Nearly all of a test's time is compiling, so programs are compiled with few of X
 matrices of the tests are small, and products take the form that is meant for large ones.
 """
 
+import importlib.metadata
 import os
 
 import jax
@@ -34,6 +35,17 @@ def as_users_compile():
     compile_with(False, CACHE)
     yield
     compile_with(UNOPTIMISED, 0)
+
+
+REAL = ("scikit-learn", "sktime", "reservoirpy")
+
+
+def pytest_collection_modifyitems(items):
+    """Skip the examples in the docstrings of real sequences where a package with a set is not installed."""
+    absent = [name for name in REAL if not any(importlib.metadata.distributions(name=name))]
+    for item in items:
+        if absent and item.name.startswith("rnn_jax.data.real."):
+            item.add_marker(pytest.mark.skip(reason=f"{', '.join(absent)}: not installed"))
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -147,11 +147,13 @@ def sample(good, prime=(1, 2), length=3, temperature=1.0):
 
 
 NAN = float("nan")
+GATED = rj.Network((rj.lstm(),), 3, 4, 2, rj.squared_error())
 OPTIONS = [
     ("activation", ["swish", None, ["tanh"]], lambda good, value: rj.elman(value)),
     ("leak", [0, 2, -0.5, NAN, "0.5", None], lambda good, value: rj.elman(leak=value)),
     ("forget_bias", [NAN, "one", None], lambda good, value: rj.lstm(value)),
     ("recurrent", ["xavier", None], lambda good, value: rj.init(good["tokens"].network, KEY, recurrent=value)),
+    ("chrono", [2, -1, 30.0, "30", True], lambda good, value: rj.init(GATED, KEY, chrono=value)),
     ("dtype", [int, bool, complex, "float65"], lambda good, value: rj.init(good["tokens"].network, KEY, dtype=value)),
     ("network.hidden", [0, -1, 2.5], lambda good, value: rj.init(good["tokens"].network._replace(hidden=value), KEY)),
     ("segment", [0, -1, 2.5, "3", True], lambda good, value: rj.bptt(good["tokens"].network, value)),

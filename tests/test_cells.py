@@ -111,9 +111,65 @@ def test_a_diagonal_recurrence_is_drawn_in_every_way(recurrent):
     assert recurrent == "uniform" or (jnp.abs(layer.W) == 1).all()
 
 
+def test_relu_with_an_identity_recurrence_sums_its_inputs_and_stays_finite():
+    """Over 400 steps each unit is the sum of relu of its inputs, and these are a hundredth of the usual ones."""
+    network = make_network(rj.elman("relu"))._replace(hidden=64, inputs=2)
+    usual, params = (rj.init(network, jax.random.key(0), way, "float64") for way in ("uniform", "identity"))
+    np.testing.assert_allclose(params.layers[0].U, usual.layers[0].U / 100, rtol=1e-14)
+    xs = np.random.default_rng(0).random((400, 3, 2))
+    os, ((h,),) = rj.apply(network, params, rj.initial_state(network, params, 3), xs)
+    per_step = xs @ np.asarray(params.layers[0].U)
+    expected = np.zeros((3, 64))
+    for z in per_step:
+        expected = np.maximum(expected + z, 0)
+    np.testing.assert_allclose(h, expected, rtol=1e-10, atol=1e-14)
+    assert np.abs(os).max() < 10
+
+
+def test_a_cell_without_recurrence_has_its_usual_inputs_beside_an_identity():
+    usual, same = (
+        rj.init_layer(rj.min_gru(), jax.random.key(0), 3, 5, recurrent) for recurrent in ("uniform", "identity")
+    )
+    np.testing.assert_array_equal(usual.U, same.U)
+
+
+@pytest.mark.parametrize("cell", [rj.lstm(), rj.lstm(peepholes=True), rj.gru(), rj.gru(diagonal=True), rj.min_gru()])
+@pytest.mark.parametrize("T_max", [3, 50])
+def test_chrono_gates_keep_the_state_for_up_to_the_longest_dependency(cell, T_max):
+    """At u + v = b a unit keeps c or h in a share τ / (1 + τ) with τ in [1, T_max − 1]; other biases are as ever."""
+    H = 2000
+    layer = rj.init_layer(cell, jax.random.key(0), 3, H, dtype="float64", chrono=T_max)
+    usual = rj.init_layer(cell, jax.random.key(0), 3, H, dtype="float64")
+    for ours, other in zip(layer, usual, strict=True):
+        assert jax.tree.all(jax.tree.map(lambda a, b: (a == b).all(), ours, other)) == (ours is not layer.b)
+    gates = dict(zip(cell.gates, np.split(np.asarray(layer.b), len(cell.gates)), strict=True))
+    kept = {"lstm": "f", "gru": "z"}.get(cell.name.split("-")[0])
+    log_tau = gates[kept] if kept else -gates["z"]
+    tau = np.exp(log_tau)
+    assert (tau >= 1).all() and (tau <= T_max - 1).all()
+    np.testing.assert_allclose(tau.mean(), T_max / 2, rtol=0.05)
+    if kept == "f":
+        np.testing.assert_array_equal(gates["i"], -gates["f"])
+    # One step of the cell from h = c = 1, without inputs and recurrent weights but b.
+    alone = layer._replace(W=None if layer.W is None else 0 * layer.W, p=tuple(0 * p for p in layer.p))
+    ones = tuple(jnp.ones((1, H)) for _ in cell.states)
+    _, s = rj.unroll(cell, alone, jnp.zeros((1, 1, 3)), ones)
+    np.testing.assert_allclose(s[-1][0], tau / (1 + tau), rtol=1e-12)
+
+
+@pytest.mark.parametrize("cell", [rj.elman(), rj.elman(leak="learned"), rj.indrnn(), rj.rtu()])
+def test_chrono_is_refused_where_no_gate_forgets(cell):
+    with pytest.raises(rj.InputError, match=f"chrono is 50; .* {cell.name} has no gate that forgets"):
+        rj.init(make_network(rj.gru())._replace(cells=(rj.gru(), cell)), jax.random.key(0), chrono=50)
+    with pytest.raises(rj.InputError, match="chrono is 50"):
+        rj.init_layer(cell, jax.random.key(0), 3, 5, chrono=50)
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
+        ({"chrono": (0, 1)}, "chrono is"),
+        ({"chrono": (0, 2, 0)}, "chrono is"),
         ({"recurrence": "sparse"}, "recurrence is 'sparse'"),
         ({"parameters": ("p",)}, "parameters is"),
         ({"parameters": (rj.Parameter("p", 1.0, 0.0),)}, "parameters is"),

@@ -198,6 +198,7 @@ def test_parameters_are_read_whatever_trained_them(tmp_path):
         checkpoint.params_of(checkpoint.read(tmp_path), other)
 
 
+@pytest.mark.slow
 def test_a_changed_bit_is_found_or_without_effect(tmp_path, capfd):
     """In each file; it is one error, and nothing else is printed."""
     whole, found = tmp_path / "whole", 0

@@ -8,7 +8,6 @@ import sys
 import threading
 from types import SimpleNamespace
 
-import chex
 import jax
 import numpy as np
 import optax
@@ -178,35 +177,3 @@ def test_bad_windows_are_refused(walk, length, batch_size, argument):
 def test_a_foreign_character_is_named():
     with pytest.raises(rj.InputError, match="prime is a text with 'z'"):
         data.encode("abz", "ab", "prime")
-
-
-def test_delayed_addition_is_what_it_says():
-    """The classes' frequencies, given the inputs of 6 and 10 steps before, are the stated probabilities."""
-    batch = rj.data.delayed_addition(jax.random.key(0), 4000, 8)
-    x, y = (np.asarray(a) for a in batch[:2])
-    for six, ten in ((0, 0), (0, 1), (1, 0), (1, 1)):
-        seen = y[10:][(x[4:-6] == six) & (x[:-10] == ten)]
-        assert abs(seen.mean() - (0.5 + six / 2 - ten / 4)) < 0.02
-
-
-@pytest.mark.parametrize("length", [1, 3, 5])
-def test_copying_says_again_what_it_read(length):
-    """Each target that counts is the input one length before; problems begin with a reset, and the rest is masked."""
-    xs, ys, mask, reset, weight = map(np.asarray, data.copying(jax.random.key(0), 32, 4, length))
-    whole = 32 // (2 * length) * 2 * length
-    recalled = np.arange(32) % (2 * length) >= length
-    assert mask[:whole].all() and not mask[whole:].any()
-    assert (xs[:whole][recalled[:whole]] == 2).all() and set(np.unique(xs[~recalled])) == {0, 1}
-    np.testing.assert_array_equal(weight, np.broadcast_to(recalled[:, None], weight.shape))
-    counted = np.flatnonzero(recalled[:whole])
-    np.testing.assert_array_equal(ys[counted], xs[counted - length])
-    np.testing.assert_array_equal(reset[:, 0], np.arange(32) % (2 * length) == 0)
-
-
-def test_the_length_of_copying_may_be_traced():
-    """A curriculum changes it inside of one compiled program."""
-    key = jax.random.key(0)
-    traced = jax.jit(lambda length: data.copying(key, 20, 2, length))(jax.numpy.asarray(4))
-    chex.assert_trees_all_equal(traced, data.copying(key, 20, 2, 4))
-    with pytest.raises(rj.InputError, match="length is 11; it must be T / 2, 10, at most"):
-        data.copying(key, 20, 2, 11)

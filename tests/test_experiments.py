@@ -1,5 +1,6 @@
 """The scripts run for real, as a user starts them: quick, resumed, and with every kind of mistake."""
 
+import importlib.metadata
 import json
 import os
 import re
@@ -544,6 +545,94 @@ def test_online_learning_costs_little_at_small_rates(tmp_path):
 
 
 @pytest.mark.slow
+def test_memory_tasks_are_learnt_and_plotted(tmp_path):
+    """Every task runs, and a flip-flop is soon shown better than without memory."""
+    result = script("memory_tasks.py", "--quick", "--out", tmp_path / "quick", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    found = json.loads((tmp_path / "quick" / "summary.json").read_text())["tasks"]
+    assert set(found) == {"adding", "copy_memory", "parity", "flip_flop"}
+    for task in found:
+        assert (tmp_path / "quick" / f"{task}.png").read_bytes().startswith(PNG)
+    assert {row["model"] for row in found["parity"]["models"]} == {"elman", "gru", "min_gru"}
+    assert all(len(row["accuracy"]) == 48 for row in found["parity"]["models"])
+    flags = ("--tasks", "flip_flop", "--models", "elman", "--length", "20", "--hidden", "32", "--steps", "600")
+    result = script("memory_tasks.py", *flags, "--solved", "0.2", "--out", tmp_path / "one", cwd=tmp_path)
+    assert result.returncode == 0 and "solved at step" in result.stdout, result.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (("--models", "transformer"), "models is ['transformer']"),
+        (("--length", "2"), "length is 2; it must be 3 steps or more"),
+        (("--rate", "0"), "rate is 0.0; it must be a positive number"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, tuple) else "",
+)
+def test_memory_tasks_refuse_mistakes_in_one_line(tmp_path, flags, says):
+    result = script("memory_tasks.py", *flags, cwd=tmp_path)
+    assert result.returncode == 2 and says in result.stderr and "Traceback" not in result.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.slow
+def test_real_sequences_are_learnt_or_say_what_to_install(tmp_path):
+    result = script("real_sequences.py", "--quick", "--out", tmp_path, cwd=tmp_path)
+    if all(any(importlib.metadata.distributions(name=name)) for name in ("scikit-learn", "sktime", "reservoirpy")):
+        assert result.returncode == 0, result.stderr
+        found = json.loads((tmp_path / "summary.json").read_text())["sets"]
+        assert set(found) == {"digits", "vowels", "laser"}
+        assert all(row["held out"] < found["laser"]["by guessing"] for row in found["laser"]["models"])
+        assert (tmp_path / "real_sequences.png").read_bytes().startswith(PNG)
+    else:
+        assert result.returncode == 2 and "pip install 'rnn-jax[real]'" in result.stderr
+        assert "Traceback" not in result.stderr and not any(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_gradient_flow_is_measured_before_and_after_training(tmp_path):
+    """The error is 1 at the lag 0, and the gradient of one whole window is exact."""
+    result = script("gradient_flow.py", "--quick", "--out", tmp_path, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert set(summary["gain"]) == {"0.5", "1.5"} and len(summary["training"]) == 6
+    for when in ("gain", "before training", "after training"):
+        for found in summary[when].values():
+            assert len(found["error by lag"]) == 20 and found["error by lag"][0] == 1
+            assert found["truncation"][-1] < 1e-12 < found["truncation"][0]
+            assert found["lyapunov"] == sorted(found["lyapunov"], reverse=True)
+    for name in ("gradient_flow", "shares", "truncation", "singular_values", "lyapunov", "clipping"):
+        assert (tmp_path / f"{name}.png").read_bytes().startswith(PNG)
+
+
+@pytest.mark.slow
+def test_the_flip_flop_rests_at_fixed_points(tmp_path):
+    result = script("fixed_points.py", "--quick", "--out", tmp_path, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    (row,) = json.loads((tmp_path / "summary.json").read_text())["rows"]
+    assert row["loss"] < 0.2 * row["loss without memory"]
+    assert row["stable"] + row["saddles"] == len(row["points"]) > 0 and row["converged"] > 50
+    assert all(point["residual"] <= row["tolerance"] for point in row["points"])
+    assert (tmp_path / "fixed_points_elman.png").read_bytes().startswith(PNG)
+
+
+@pytest.mark.parametrize(
+    ("name", "flags", "says"),
+    [
+        ("gradient_flow.py", ("--windows", "3"), "windows is [3]; it must be divisors of the length, 100"),
+        ("gradient_flow.py", ("--steps", "7"), "a multiple of every, 50"),
+        ("fixed_points.py", ("--cells", "rnn"), "cells is ['rnn']"),
+        ("fixed_points.py", ("--starts", "7000"), "length · batch, 6400, at most"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, tuple) else "",
+)
+def test_diagnostics_refuse_mistakes_in_one_line(tmp_path, name, flags, says):
+    result = script(name, *flags, cwd=tmp_path)
+    assert result.returncode == 2 and says in result.stderr and "Traceback" not in result.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.slow
 def test_minimal_compares_trains_and_plots(tmp_path):
     """600 steps are enough to learn that the input of six steps ago counts: 0.66 nats do without it."""
     result = script("minimal.py", "--steps", "600", "--out", tmp_path / "curve.png", cwd=tmp_path)
@@ -574,6 +663,10 @@ def test_help_teaches(tmp_path):
         "accelerators.py",
         "learning_rules.py",
         "online_learning.py",
+        "gradient_flow.py",
+        "fixed_points.py",
+        "memory_tasks.py",
+        "real_sequences.py",
     ):
         result = script(name, "--help", cwd=tmp_path)
         assert result.returncode == 0 and "Examples:" in result.stdout

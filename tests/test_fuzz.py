@@ -67,18 +67,22 @@ VALID = re.compile(
     .*\.name\ (word|no\ word) | encode:\ argument\ (word|no\ word) | encode:\ text\ no\ word
   | .*(states|gates)\[\d\]\ (word|no\ word) | .*network.*(states|gates|bias|cells)\ (short|long)
   | .*(parameters|\.p)\ (short|long) | init_layer:\ cell\.states\ (short|long)
+  | .*chrono\[\d\]\ (zero|minus) | .*chrono\ (three|no\ tuple)
   | .*bias\[\d\]\ (huge|zero|three|minus|fraction|float64) | lstm:.*\ (huge|zero|three|minus|fraction|float64)
   | elman:\ leak\ float64 | sample:\ temperature\ (huge|zero|three|fraction|float64) | init:\ dtype\ float64
-  | .*(mask|reset|weight|key|clip|segment|s0)\ nothing | .*(signs|oracle)\ (function|type|no\ \w+|nothing)
+  | .*(mask|reset|weight|key|clip|segment|shortest|s0)\ nothing | .*(signs|oracle)\ (function|type|no\ \w+|nothing)
   | .*(integer_targets|recurrent_bias|separate|recompute|diagonal|peepholes|online)\ true
   | .*(step|adjoint|value|error|init|update|batch_at)\ (function|type)
   | .*(inputs|hidden|outputs|length|batch_size|segment|steps|every|index|count|warm_up|n|directions|history|rank)\ three
+  | .*(T|B|lag|shortest)\ three
   | (eprop|dni):\ (rate|decay).*\ (zero|three|fraction|float64|huge)
   | .*(length|index|warm_up)\ zero | clip_by_global_norm:.*(huge|three|fraction|float64)
   | .*(prime|stream|tokens|hs)\ (short|long) | (decode|readout):.*\ empty | readout:\ hs\ flat
   | readout:\ params\.layers.*
   | (training|evaluation)_windows?:\ stream\ (above|below) | .*\breset\ nowhere
   | .*(mask)\ nowhere | .*weight\ (above|float32) | per_step_losses:.*(above|below|nowhere)
+  | lyapunov_spectrum:\ count\ nothing | fixed_points:\ iterations\ three | fixed_points:\ starts.*\ (short|long)
+  | fixed_points:\ (tolerance|distance)\ (three|fraction|float64|huge)
   | alignment:\ gradients\.\w+\..* | bias_and_variance:\ (draws|exact)\..*
   | compare:.*\ (float16|swapped) | run:.*(xs|ys|step)\ (above|below) | run:.*(mask|finite)\ nowhere
   | save:\ folder\ word | save:\ state\.(params|optimiser|carry|finite).*
@@ -136,18 +140,23 @@ CALLS = {
     "softmax_cross_entropy": lambda g: (rj.softmax_cross_entropy, {}),
     "squared_error": lambda g: (rj.squared_error, {}),
     "init": lambda g: (
-        rj.init, {"network": TOKENS, "key": KEY, "recurrent": "identity", "dtype": np.dtype("float32")}),
+        rj.init, {"network": TOKENS, "key": KEY, "recurrent": "identity", "dtype": np.dtype("float32"),
+                  "chrono": None}),
     "initial_state": lambda g: (network.initial_state, {**g.tokens, "batch_size": B}),
     "apply": lambda g: (network.apply, {**g.tokens, "state": g.state, **g.xs}),
     "readout": lambda g: (network.readout, {"params": g.params, "hs": np.ones((T, B, 5))}),
     "loss": lambda g: (network.loss, g.window),
     "init_layer": lambda g: (
         rj.init_layer, {"cell": rj.gru(), "key": KEY, "inputs": 3, "hidden": 3, "recurrent": "uniform",
-                        "dtype": np.dtype("float32")}),
+                        "dtype": np.dtype("float32"), "chrono": None}),
     "zero_state": lambda g: (lambda **right: rj.zero_state(rj.gru(), 3, 3), {}),
     "micro_batches": lambda g: (rj.micro_batches, {"algorithm": rj.bptt(TOKENS), "count": 3}),
     "delayed_addition": lambda g: (lambda key: data.delayed_addition(key, 5, 2), {"key": KEY}),
     "copying": lambda g: (lambda key, length: data.copying(key, 8, 2, length), {"key": KEY, "length": 2}),
+    "adding": lambda g: (data.adding, {"key": KEY, "T": 5, "B": 2}),
+    "copy_memory": lambda g: (data.copy_memory, {"key": KEY, "lag": 5, "B": 2}),
+    "parity": lambda g: (data.parity, {"key": KEY, "T": 5, "B": 2, "shortest": 2}),
+    "flip_flop": lambda g: (data.flip_flop, {"key": KEY, "T": 5, "B": 2}),
     "sum_over_batch": lambda g: (lambda: rj.sum_over_batch(g.params), {}),
     "global_norm": lambda g: (lambda: train.global_norm(g.params), {}),
     "clip_by_global_norm": lambda g: (train.clip_by_global_norm, {"max_norm": 1.0}),
@@ -175,6 +184,16 @@ CALLS = {
     "bias_and_variance": lambda g: (
         diagnostics.bias_and_variance,
         {"draws": jax.tree.map(lambda leaf: np.stack([leaf, leaf]), g.params), "exact": g.params}, "draws|exact"),
+    "gradient_flow": lambda g: (diagnostics.gradient_flow, g.window),
+    "last_step": lambda g: (lambda: diagnostics.last_step(g.batch), {}),
+    "singular_values": lambda g: (diagnostics.singular_values, {**g.tokens, "state": g.state, **g.xs}),
+    "lyapunov_spectrum": lambda g: (
+        diagnostics.lyapunov_spectrum, {**g.tokens, "state": g.state, **g.xs, "count": 2}),
+    "state_jacobian": lambda g: (
+        diagnostics.state_jacobian, {**g.tokens, "state": g.state, "x": g.batch.xs[0]}),
+    "fixed_points": lambda g: (
+        diagnostics.fixed_points, {"network": FLOATS, "params": g.floats["params"], "starts": g.floats["state"],
+                                   "x": np.ones(2), "tolerance": 0.1, "distance": 0.1, "iterations": 2}),
     "init_state": lambda g: (train.init_state, {**g.method, "params": g.params, "batch_size": B, "key": KEY}),
     "make_step": lambda g: (train.make_step, {**g.method, "clip": optax.clip(1.0)}),
     "run": lambda g: (

@@ -86,6 +86,7 @@ def test_a_resumed_run_is_the_same_to_the_bit(algorithm, text, tmp_path, monkeyp
     assert_same(tmp_path / "parts", tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_auto_starts_goes_on_and_rests(text, whole, tmp_path, monkeypatch, capsys):
     """One command, whatever has become of the run; and a start that was cut short is repeated."""
     folder = tmp_path / "run"
@@ -131,6 +132,7 @@ def test_mistakes_are_one_line(flags, says, tmp_path, monkeypatch, capsys):
     assert says in error and error.count("\n") == 1 and not any(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_signal_within_an_evaluation_is_honoured_there(text, whole, tmp_path, monkeypatch):
     """Between two windows; the evaluation comes first when the run goes on."""
     folder = tmp_path / "run"
@@ -307,6 +309,7 @@ def test_tensorboard_is_written_or_named(text, tmp_path, capsys):
         assert events.stat().st_size > 100
 
 
+@pytest.mark.slow
 def test_compiled_programs_are_kept_in_the_users_cache(tmp_path):
     """And not where JAX has a cache already."""
     program = "from rnn_jax import experiment; print(experiment.keep_compiled())"

@@ -61,6 +61,7 @@ def gru(diagonal: bool = False) -> Cell:
         step=step,
         adjoint=adjoint,
         bias=(0.0,) * 3,
+        chrono=(0, 1, 0),
         recurrent_bias=True,
         separate=True,
         recurrence="diagonal" if diagonal else "dense",

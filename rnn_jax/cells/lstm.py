@@ -76,6 +76,7 @@ def lstm(forget_bias: float = 1.0, peepholes: bool = False, diagonal: bool = Fal
         step=peephole_step if peepholes else step,
         adjoint=peephole_adjoint if peepholes else adjoint,
         bias=(0.0, float(forget_bias), 0.0, 0.0),
+        chrono=(-1, 1, 0, 0),
         parameters=PEEPHOLES if peepholes else (),
         recurrence="diagonal" if diagonal else "dense",
     )

@@ -34,7 +34,14 @@ def min_gru() -> Cell:
     Source: Feng et al., *Were RNNs all we needed?*, arXiv:2410.01201 (2024).
     """
     return Cell(
-        "min_gru", states=("h",), gates=("z", "n"), step=step, adjoint=adjoint, bias=(0.0, 0.0), recurrence="none"
+        "min_gru",
+        states=("h",),
+        gates=("z", "n"),
+        step=step,
+        adjoint=adjoint,
+        bias=(0.0, 0.0),
+        chrono=(-1, 0),
+        recurrence="none",
     )
 
 

@@ -1,6 +1,7 @@
 """e-prop: eligibility traces of each unit's own memory, and errors by feedback weights."""
 
 import math
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import jax
@@ -80,12 +81,12 @@ def eprop(
 
     def credit(segment: Segment, memory: Any, weights: Any) -> tuple[Any, Any, Any]:
         errors = None if feedback == "symmetric" else [segment.delta_os.astype(B.dtype) @ B for B in weights]
+        given: Sequence[traces.Error]
         if inside == "full":
-            adjoints = traces.full_adjoints(segment, errors)
+            given = traces.full_adjoints(segment, errors)
         else:
-            errors = traces.errors_at_the_same_step(segment) if errors is None else errors
-            adjoints = traces.own_adjoints(segment, errors, traces.no_weight)
-        gradients, memory = traces.credit(segment, memory, adjoints, traces.no_weight)
+            given = traces.errors_at_the_same_step(segment) if errors is None else errors
+        gradients, memory = traces.credit(segment, memory, given, traces.no_weight)
         return gradients, memory, learned(segment, weights, rate, decay) if feedback == "adaptive" else weights
 
     return by_segments(network, Rule(init, credit, shared), claim_of(network, feedback, inside), segment)

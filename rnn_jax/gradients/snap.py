@@ -1,5 +1,6 @@
 """The sparse n-step approximation of RTRL: each parameter's influence on what its unit reaches in n steps."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -11,6 +12,7 @@ from rnn_jax.gradients import reach, segments, traces
 from rnn_jax.gradients.reach import Reach
 from rnn_jax.gradients.segments import Rule, Segment, by_segments
 from rnn_jax.gradients.traces import Inside
+from rnn_jax.recurrence import StepAdjoint
 from rnn_jax.types import Algorithm, Array, Batch, Biased, Claim, Exact, Layer, Network, Params
 
 
@@ -66,21 +68,21 @@ def snap(
         )
 
     def credit(segment: Segment, memory: Any, shared: Any) -> tuple[Any, Any, Any]:
-        errors = None if inside == "full" else traces.errors_at_the_same_step(segment)
-        adjoints = (
-            traces.full_adjoints(segment) if errors is None else traces.own_adjoints(segment, errors, traces.own_weight)
-        )
+        full = inside == "full"
+        given: Sequence[traces.Error]
+        given = traces.full_adjoints(segment) if full else traces.errors_at_the_same_step(segment)
         results = []
-        for level, (each, adjoint) in enumerate(zip(reaches, adjoints, strict=True)):
+        for level, each in enumerate(reaches):
+            error = given[level]
             if each is None:
-                results.append(traces.credit_layer(segment, level, memory[level], adjoint, traces.own_weight))
+                results.append(traces.credit_layer(segment, level, memory[level], error, traces.own_weight))
                 continue
-            if errors is not None:
-                gradient, influence = reach.credit(segment, level, memory[level], errors[level], None, each)
+            if not isinstance(error, StepAdjoint):
+                gradient, influence = reach.credit(segment, level, memory[level], error, None, each)
             else:
-                start = jnp.stack(adjoint.delta_s_prev, axis=1)
+                start = jnp.stack(error.delta_s_prev, axis=1)
                 gradient, influence = reach.credit(segment, level, memory[level], None, start, each)
-                inner = traces.gradient(segment, level, adjoint)
+                inner = traces.gradient(segment, level, error)
                 gradient = jax.tree.map(jnp.add, inner, gradient)
             results.append((masked(gradient, pattern), influence))
         return tuple(gradient for gradient, _ in results), tuple(after for _, after in results), shared

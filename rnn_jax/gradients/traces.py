@@ -17,7 +17,7 @@ included, and the trace alone is limited to its own unit::
 Then a segment that is the whole sequence gives BPTT.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -34,6 +34,8 @@ from rnn_jax.types import Array, Batch, Cell, Layer, Network, Params, Units
 
 Own = Callable[[Cell, Layer], tuple[Cell, Layer]]
 """The cell and the layer with the recurrence that the rule lets through."""
+Error = Array | StepAdjoint
+"""What reaches a layer: the error of each step alone, or λ, where credit inside of the segment is that of BPTT."""
 Inside = Literal["own", "full"]
 """The Jacobian inside of a segment: the rule's own one, of a unit alone, or the full one."""
 
@@ -62,23 +64,17 @@ def init(network: Network, params: Params, keys: Array) -> tuple[Blocks, ...]:
 
 
 def credit(
-    segment: Segment, traces: tuple[Blocks, ...], adjoints: list[StepAdjoint], own: Own
+    segment: Segment, traces: tuple[Blocks, ...], given: Sequence[Error], own: Own
 ) -> tuple[tuple[Layer, ...], tuple[Blocks, ...]]:
-    """The gradients of all layers and their traces, from λ of each layer."""
+    """The gradients of all layers and their traces."""
     results = [
-        credit_layer(segment, level, trace, adjoint, own)
-        for level, (trace, adjoint) in enumerate(zip(traces, adjoints, strict=True))
+        credit_layer(segment, level, trace, each, own)
+        for level, (trace, each) in enumerate(zip(traces, given, strict=True))
     ]
     return tuple(gradient for gradient, _ in results), tuple(trace for _, trace in results)
 
 
-def own_adjoints(segment: Segment, errors: list[Array], own: Own) -> list[StepAdjoint]:
-    """λ of each layer from its errors [n, B, H], through the Jacobian of each unit alone."""
-    layers = (own(cell, layer) for cell, layer, _ in segment.layers)
-    return [_walk_back(segment, level, (*each, None), errors[level]) for level, each in enumerate(layers)]
-
-
-def full_adjoints(segment: Segment, errors: list[Array] | None = None) -> list[StepAdjoint]:
+def full_adjoints(segment: Segment, errors: Sequence[Array] | None = None) -> list[StepAdjoint]:
     """λ of each layer from its errors, through its full Jacobian; without them that of the whole stack, as in BPTT."""
     adjoints: list[StepAdjoint] = []
     for level in reversed(range(len(segment.layers))):
@@ -134,40 +130,49 @@ def _walk_back(
     )
 
 
-def credit_layer(segment: Segment, level: int, traces: Blocks, adjoint: StepAdjoint, own: Own) -> tuple[Layer, Blocks]:
-    """The same of one layer."""
+def _walks(segment: Segment, level: int, given: Error, own: Own) -> tuple[StepAdjoint, list[StepAdjoint]]:
+    """λ, and π of each state value; those that walk back through the own Jacobian do so side by side, in one loop."""
+    each = (*own(*segment.layers[level][:2]), None)
+    zeros = tuple(jnp.zeros_like(ss[0]) for ss in segment.trajectories[level].ss)
+    states = range(len(zeros))
+    ends = tuple(jnp.stack([jnp.full_like(zero, k == number) for number in states]) for k, zero in enumerate(zeros))
+    errors = jnp.zeros((len(zeros), len(segment.delta_hs), *zeros[0].shape), zeros[0].dtype)
+    if not isinstance(given, StepAdjoint):
+        errors = jnp.concatenate([given[None], errors])
+        ends = tuple(jnp.concatenate([zero[None], end]) for zero, end in zip(zeros, ends, strict=True))
+    walked = jax.vmap(lambda error, end: _walk_back(segment, level, each, error, end))(errors, ends)
+    adjoints: list[StepAdjoint] = [jax.tree.map(lambda a, i=i: a[i], walked) for i in range(len(errors))]
+    return (given, adjoints) if isinstance(given, StepAdjoint) else (adjoints[0], adjoints[1:])
+
+
+def credit_layer(segment: Segment, level: int, traces: Blocks, given: Error, own: Own) -> tuple[Layer, Blocks]:
+    """The gradient of one layer, and its traces."""
     cell, layer, _ = segment.layers[level]
-    zeros = tuple(jnp.zeros_like(delta) for delta in adjoint.delta_s_prev)
-    no_error = jnp.zeros((len(segment.delta_hs), *zeros[0].shape), zeros[0].dtype)
-
-    def from_the_end(number: Array) -> StepAdjoint:
-        ones = tuple(jnp.full_like(zero, number == k) for k, zero in enumerate(zeros))
-        return _walk_back(segment, level, (*own(cell, layer), None), no_error, ones)
-
-    through = jax.vmap(from_the_end)(jnp.arange(len(zeros)))
-    features = segments.features(segment, level)
-    new = jax.vmap(lambda one: segments.layer_blocks(segment, level, *features, one))(through)
-    new = jax.tree.map(lambda a: a.swapaxes(0, 1), new)  # [B, S, …]
+    adjoint, through = _walks(segment, level, given, own)
+    states, features = range(len(through)), segments.features(segment, level)
+    parts = [segments.layer_blocks(segment, level, *features, each) for each in through]
+    new = jax.tree.map(lambda *each: jnp.stack(each, axis=1), *parts)  # [B, S, …]
     at_start = jnp.stack(adjoint.delta_s_prev, axis=1)  # [B, S, H]
-    between = jnp.moveaxis(jnp.stack(through.delta_s_prev), (0, 1, 2), (2, 1, 0))  # [B, S, S, H], ∂s_k/∂s_l
+    between = jnp.stack([jnp.stack(each.delta_s_prev, axis=1) for each in through], axis=1)  # [B, S, S, H], ∂s_k/∂s_j
 
-    def of_example(total: Blocks, inputs: Any) -> tuple[Blocks, Blocks]:
-        trace, new, at_start, between = inputs
-        total = jax.tree.map(
-            lambda a, E: a + sum(_by_unit(d, e) for d, e in zip(at_start, E, strict=True)), total, trace
-        )
+    def of_example(total: Blocks, inputs: Any) -> tuple[Blocks, None]:
+        trace, at_start = inputs
 
-        def advanced(E: Array, new: Array) -> Array:
-            return new + jnp.stack([sum(_by_unit(j, e) for j, e in zip(row, E, strict=True)) for row in between])
+        def plus(a: Array, E: Array) -> Array:
+            return a + sum(_by_unit(d, e) for d, e in zip(at_start, E, strict=True))
 
-        return total, jax.tree.map(advanced, trace, new)
+        return jax.tree.map(plus, total, trace), None
+
+    def advanced(E: Array, new: Array) -> Array:
+        by_unit = jax.vmap(_by_unit)
+        return new + jnp.stack([sum(by_unit(between[:, k, j], E[:, j]) for j in states) for k in states], axis=1)
 
     start = jax.tree.map(lambda E: jnp.zeros(E.shape[2:], E.dtype), traces)
-    credited, traces = lax.scan(of_example, start, (traces, new, at_start, between))
+    credited, _ = lax.scan(of_example, start, (traces, at_start))
     total = jax.tree.map(
         lambda g, c: g + c.astype(g.dtype), gradient(segment, level, adjoint), segments.as_layer(cell, layer, credited)
     )
-    return total, traces
+    return total, jax.tree.map(advanced, traces, new)
 
 
 def _by_unit(numbers: Array, a: Array) -> Array:

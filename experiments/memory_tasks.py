@@ -1,0 +1,291 @@
+"""How far recurrent networks remember: the adding problem, copy memory, parity and the flip-flop.
+
+Each cell is trained by bptt and Adam on sequences that are new at every step, so the training loss is a held-out one.
+The dotted line is the loss of the best answer without memory, which is known exactly.  Training of a cell stops when
+the task is solved: below --solved of that loss.
+
+The tasks:
+  adding       the sum of two marked numbers among T, asked for at the end
+  copy_memory  ten symbols, said again after a lag
+  parity       whether the ones so far are odd; trained on strings of up to 16 steps, tested on 512
+  flip_flop    the last pulse of each of three inputs, at every step
+
+The cells: elman (tanh, orthogonal W), irnn (relu, identity W), lstm, gru (orthogonal W), min_gru, and lstm-chrono and
+gru-chrono, whose gates start with time constants of up to the length of a sequence.
+
+Without arguments: the adding problem of 150 steps, a minute or two on two cores.
+
+Examples:
+  python experiments/memory_tasks.py
+  python experiments/memory_tasks.py --tasks parity flip_flop
+  python experiments/memory_tasks.py --tasks copy_memory --models gru gru-chrono --length 100
+  python experiments/memory_tasks.py --quick
+"""
+
+import dataclasses
+import itertools
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import figures
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from models import MODELS, check_models
+from tqdm import tqdm
+
+import rnn_jax as rj
+from rnn_jax import data, experiment, train
+from rnn_jax.checks import check_int, check_number, require
+from rnn_jax.data.tasks import ADDING_CHANCE, PARITY_CHANCE, copy_memory_chance, flip_flop_chance
+
+
+class Task(NamedTuple):
+    """A task, and the settings with which it is trained where no flag says otherwise."""
+
+    title: str
+    draw: Callable[[jax.Array, int, int], rj.Batch]
+    """``(key, length, B) -> batch``."""
+    chance: Callable[[int], float]
+    """The loss of a step for those who remember nothing, by the length."""
+    inputs: int
+    outputs: int
+    loss: rj.Loss
+    unit: str
+    models: tuple[str, ...]
+    length: int
+    hidden: int
+    batch: int
+    steps: int
+    rate: float
+    solved: float
+
+
+TASKS = {
+    "adding": Task(
+        "Adding problem",
+        data.adding,
+        lambda length: ADDING_CHANCE,
+        *(2, 1, rj.squared_error(), "half the squared error of the sum"),
+        ("elman", "irnn", "lstm", "gru"),
+        *(150, 64, 32, 6000, 3e-3, 0.05),
+    ),
+    "copy_memory": Task(
+        "Copy memory",
+        data.copy_memory,
+        copy_memory_chance,
+        *(10, 9, rj.softmax_cross_entropy(), "cross-entropy a step, nats"),
+        ("elman", "lstm", "lstm-chrono", "gru", "gru-chrono"),
+        *(30, 128, 32, 6000, 1e-3, 0.05),
+    ),
+    "parity": Task(
+        "Parity",
+        lambda key, length, B: data.parity(key, length, B, shortest=1),
+        lambda length: PARITY_CHANCE,
+        *(2, 2, rj.softmax_cross_entropy(), "cross-entropy a step, nats"),
+        ("elman", "gru", "min_gru"),
+        *(16, 32, 64, 3000, 1e-2, 2e-4),
+    ),
+    "flip_flop": Task(
+        "Three-bit flip-flop",
+        data.flip_flop,
+        flip_flop_chance,
+        *(3, 3, rj.squared_error(), "half the squared error a step"),
+        ("elman", "lstm", "gru"),
+        *(100, 64, 64, 3000, 3e-3, 0.05),
+    ),
+}
+FILES = rf"summary\.json|({'|'.join(TASKS)})\.png"
+TESTED = 256
+"""Strings of the test of parity."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Which cells learn which tasks, and how."""
+
+    tasks: tuple[Literal["adding", "copy_memory", "parity", "flip_flop"], ...] = ("adding",)
+    """The tasks, one after another."""
+    models: tuple[str, ...] | None = None
+    """The cells; by default those of the task."""
+    length: int | None = None
+    """Steps of a sequence, of copy_memory the lag, and of parity the longest string; by default 150, 30, 16 and 100."""
+    hidden: int | None = None
+    """H, units; by default 64, of copy_memory 128 and of parity 32."""
+    batch: int | None = None
+    """B, sequences a training step; by default 32, of parity and flip_flop 64."""
+    steps: int | None = None
+    """Training steps at most; by default 6,000, of parity and flip_flop 3,000."""
+    rate: float | None = None
+    """Learning rate of Adam; by default 3e-3, of copy_memory 1e-3, of parity 1e-2, and of irnn 3e-4."""
+    clip: float = 1.0
+    """Largest norm of the gradient."""
+    solved: float | None = None
+    """The share of the loss without memory below which a task is solved and training stops; by default 0.05, of parity
+    2e-4, since longer strings need more."""
+    every: int = 50
+    """Training steps of a point of the learning curve."""
+    test_length: int = 512
+    """Steps of the strings on which parity is tested."""
+    seed: int = 0
+    """The seed of parameters and sequences."""
+    out: Path | None = None
+    """Run folder; by default runs/memory_tasks/TIME."""
+    overwrite: bool = False
+    """Replace what the run folder holds."""
+    quick: bool = False
+    """All tasks for a few steps, with small networks and two or three cells each."""
+
+
+def settings(config: Config, task: Task) -> Task:
+    """The task with what the flags say."""
+    names = ("models", "length", "hidden", "batch", "steps", "rate", "solved")
+    return task._replace(**{name: getattr(config, name) for name in names if getattr(config, name) is not None})
+
+
+def learn(config: Config, task: Task, name: str) -> dict[str, Any]:
+    """Train one cell; returns a row of the summary, and the parameters under "params"."""
+    model = MODELS[name]
+    rate = config.rate or model.rate or task.rate
+    network = rj.Network((model.cell,), task.inputs, task.hidden, task.outputs, task.loss)
+    draw = jax.jit(lambda key: task.draw(key, task.length, task.batch))
+    init_key, data_key = jax.random.split(jax.random.key(config.seed))
+    T = len(jax.eval_shape(draw, data_key).xs)
+    algorithm, optimiser = rj.bptt(network), optax.adam(rate)
+    step = train.make_step(algorithm, optimiser, train.clip_by_global_norm(config.clip))
+    state = train.init_state(algorithm, optimiser, model.init(network, init_key, T), task.batch)
+    chance, curve, solved, finite = task.chance(task.length), [], None, True
+    chunk = next(size for size in range(min(50, config.every), 0, -1) if config.every % size == 0)
+    began = time.perf_counter()
+    with tqdm(total=task.steps, desc=name, unit="step", disable=None, leave=False) as bar:
+        reports = train.run(
+            step, state, lambda i: draw(jax.random.fold_in(data_key, i)), task.steps, config.every, chunk
+        )
+        try:
+            for state, metrics in reports:
+                curve.append((int(state.step), float(metrics.loss)))
+                bar.update(int(state.step) - bar.n)
+                bar.set_postfix(loss=f"{metrics.loss:.2g}")
+                if metrics.loss < task.solved * chance:
+                    solved = int(state.step)
+                    break
+        except train.NonFiniteError as error:
+            state, finite = error.state, False
+    return {
+        "model": name,
+        "rate": rate,
+        "solved at step": solved,
+        "finite": finite,
+        "loss": curve[-1][1] if curve else float("nan"),
+        "seconds": time.perf_counter() - began,
+        "curve": curve,
+        "params": state.params,
+        "network": network,
+    }
+
+
+def accuracy(config: Config, network: rj.Network, params: rj.Params) -> list[float]:
+    """The share of right answers at each step of longer strings of parity than those of training."""
+    batch = data.parity(jax.random.key(config.seed + 1000), config.test_length, TESTED)
+    state = rj.initial_state(network, params, TESTED)
+    os, _ = jax.jit(rj.apply, static_argnums=0)(network, params, state, batch.xs)
+    right: list[float] = np.asarray((os.argmax(axis=-1) == batch.ys).mean(axis=1, dtype=jnp.float32)).tolist()
+    return right
+
+
+def run(config: Config) -> None:
+    """Train every cell on every task, print, plot, and write summary.json after each task."""
+    if config.quick:
+        small = {"hidden": 16, "batch": 16, "steps": 100, "every": 50, "length": 12, "test_length": 48}
+        config = dataclasses.replace(config, tasks=tuple(TASKS), **small)
+    check(config)
+    folder = experiment.new_folder("memory_tasks", config, FILES)
+    summary: dict[str, Any] = {"machine": experiment.machine(), "tasks": {}}
+    for key in config.tasks:
+        task = settings(config, TASKS[key])
+        if config.quick and config.models is None:
+            task = task._replace(models=("elman", "gru", "min_gru") if key == "parity" else ("elman", "gru"))
+        chance = task.chance(task.length)
+        print(f"{task.title}: {sizes(key, task)}; loss without memory {chance:.4f}")
+        rows = []
+        for name in tqdm(task.models, desc=key, unit="cell", disable=None):
+            row = learn(config, task, name)
+            params, network = row.pop("params"), row.pop("network")
+            if key == "parity":
+                row["accuracy"] = accuracy(config, network, params)
+            rows.append(row)
+            tqdm.write(line(config, row))
+        summary["tasks"][key] = {"settings": sizes(key, task), "loss without memory": chance, "models": rows}
+        experiment.write_json(folder / "summary.json", summary)
+        plot(config, key, task, rows, folder / f"{key}.png")
+    print(f"run folder: {folder}")
+
+
+def check(config: Config) -> None:
+    """Refuse what no run can have."""
+    require(config.tasks, "tasks", config.tasks, f"some of {', '.join(TASKS)}")
+    if config.models is not None:
+        check_models(config.models)
+    for name in ("length", "hidden", "batch", "steps", "every", "test_length"):
+        if getattr(config, name) is not None:
+            check_int(getattr(config, name), name)
+    check_int(config.seed, "seed", 0)
+    if config.length is not None:
+        require(config.length > 2, "length", config.length, "3 steps or more")
+    for name in ("rate", "clip", "solved"):
+        if getattr(config, name) is not None:
+            check_number(getattr(config, name), name, 1e-12, 1e12, "a positive number")
+
+
+def line(config: Config, row: dict[str, Any]) -> str:
+    """What is printed of a cell."""
+    end = f"solved at step {row['solved at step']:,}" if row["solved at step"] else "not solved"
+    end = end if row["finite"] else "not finite"
+    text = f"  {row['model']:<12} {row['loss']:>8.4f}   {end:<22}{row['seconds']:>6.0f} s"
+    if "accuracy" in row:
+        text += f"   {np.mean(row['accuracy'][-config.test_length // 2 :]):.1%} right in the last half of the test"
+    return text
+
+
+def sizes(key: str, task: Task) -> str:
+    """The sizes as the title gives them."""
+    return f"H = {task.hidden}, B = {task.batch}, {'lag' if key == 'copy_memory' else 'T'} = {task.length}"
+
+
+def plot(config: Config, key: str, task: Task, rows: list[dict[str, Any]], path: Path) -> None:
+    """The learning curve of each cell, and for parity the accuracy by steps of the test, 1, 2, 3 to 4, 5 to 8, ..."""
+    title = f"{task.title}: one recurrent layer, {sizes(key, task)}, Adam"
+    figure, axes = figures.panels(2 if key == "parity" else 1, title, 3.8)
+    for row in rows:
+        curve = np.array(row["curve"]).reshape(-1, 2)
+        (drawn,) = axes[0].plot(*curve.T, **MODELS[row["model"]].look, markevery=max(len(curve) // 10, 1))
+        if row["solved at step"]:
+            axes[0].plot(*curve[-1], marker="*", ms=13, color=drawn.get_color(), mec="black", mew=0.6)
+    figures.level(axes[0], task.chance(task.length))
+    axes[0].set(yscale="log", xlim=(0, None), xlabel="training step", ylabel=task.unit)
+    if key == "parity":
+        ends = [0, *(2**power for power in range((config.test_length - 1).bit_length())), config.test_length]
+        for row in rows:
+            right = [100 * np.mean(row["accuracy"][first:end]) for first, end in itertools.pairwise(ends)]
+            axes[1].plot(ends[1:], right, **MODELS[row["model"]].look)
+        axes[1].axvline(task.length, color=figures.DARK_GREY, lw=1, ls=":")
+        axes[1].annotate(
+            " longest in training", (task.length, 0.9), xycoords=("data", "axes fraction"), va="top",
+            color=figures.DARK_GREY, fontsize=9,
+        )  # fmt: skip
+        figures.level(axes[1], 50)
+        axes[1].set(xscale="log", xlabel="step of a test string", ylabel="right answers, %", ylim=(40, 103))
+    handles = [figures.entry(row["model"], **MODELS[row["model"]].look) for row in rows]
+    if any(row["solved at step"] for row in rows):
+        handles.append(figures.entry("solved", marker="*", ms=11, ls="", color="white", mec="black"))
+    handles.append(figures.entry("without memory", color=figures.DARK_GREY, lw=1, ls=":"))
+    figures.legend_below(figure, handles)
+    figures.save(figure, path)
+
+
+if __name__ == "__main__":
+    experiment.main(Config, run)
