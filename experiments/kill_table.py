@@ -47,6 +47,7 @@ SAVES, FILES = 130, 640
 """How many operations on files a run makes at least, while it saves checkpoints and in all."""
 MOMENTS: dict[str, tuple[int, tuple[str, ...], str, tuple[int, int]]] = {
     "SIGKILL at a random time": (12, ("SIGKILL",), "time", (0, 0)),
+    "SIGKILL at a random step": (6, ("SIGKILL",), "step", (1, STEPS - 1)),
     "SIGKILL inside a save": (8, ("SIGKILL",), "save", (1, SAVES)),
     "SIGTERM or SIGINT in the first compile": (4, ("SIGTERM", "SIGINT"), "compile", (1, 300)),
     "SIGTERM or SIGINT in an evaluation": (4, ("SIGINT", "SIGTERM"), "evaluation", (1, 40)),
@@ -66,7 +67,7 @@ class Config:
     algorithms: tuple[str, ...] = ("bptt", "rtrl", "uoro", "eprop")
     """Learning rules, in turn."""
     times: int = 1
-    """How many times as many kills as in the table of the pages, where there are 44."""
+    """How many times as many kills as in the table of the pages, where there are 50."""
     flips: int = 1
     """Flipped bits in each file of a stopped run of each rule, and cuts."""
     seed: int = 0
@@ -161,7 +162,7 @@ def kill(
     config: Config, work: Path, text: Path, references: dict[str, Any], seconds: float, rng: random.Random
 ) -> list[Trial]:
     """Each moment, in processes of their own."""
-    quick = [*list(MOMENTS)[:4], "disk full from some write on", "folder deleted"]
+    quick = [*list(MOMENTS)[1:5], "disk full from some write on", "folder deleted"]
     plan = quick if config.quick else [what for what, row in MOMENTS.items() for _ in range(row[0] * config.times)]
     trials, seen = [], Counter[str]()
     for index, what in enumerate(watched(plan, "kills")):
