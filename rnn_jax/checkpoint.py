@@ -89,11 +89,15 @@ def exists(folder: str | Path) -> bool:
     Returns:
       A bool.
 
+    Raises:
+      InputError: what is no path.
+
     Examples:
       >>> from rnn_jax import checkpoint
       >>> checkpoint.exists("no such folder")
       False
     """
+    _check_path(folder)
     path = Path(folder)
     return path.is_dir() and any(entry.name.isdigit() for entry in path.iterdir())
 
@@ -212,6 +216,7 @@ def state_of(saved: Saved, template: TrainState) -> TrainState:
       ...     int(checkpoint.state_of(checkpoint.read(folder), template=state).step)
       0
     """
+    _check_saved(saved)
     _check_state(template, "template")
     return cast(TrainState, _filled(template, saved.arrays, saved.folder))
 
@@ -244,6 +249,8 @@ def params_of(saved: Saved, template: Params) -> Params:
       >>> bool((checkpoint.params_of(saved, rj.init(network, jax.random.key(1))).V == params.V).all())
       True
     """
+    _check_saved(saved)
+    require(isinstance(template, Params), "template", describe(template), "Params, as from init")
     check_arrays(template, "template")
     prefix = ".params"
     arrays = {name.removeprefix(prefix): leaf for name, leaf in saved.arrays.items() if name.startswith(prefix)}
@@ -337,6 +344,10 @@ def _refusal(folder: str | Path, deed: str, error: Exception) -> InputError:
 
 def _check_path(folder: Any) -> None:
     require(isinstance(folder, str | Path) and folder != "", "folder", describe(folder), "the path of a folder")
+
+
+def _check_saved(saved: Any) -> None:
+    require(isinstance(saved, Saved), "saved", describe(saved), "a checkpoint, as from checkpoint.read")
 
 
 def _check_state(state: Any, argument: str) -> None:

@@ -1,5 +1,6 @@
 """Thousands of calls, each wrong in one place: every one is refused in one line that names the place."""
 
+import functools
 import inspect
 import math
 import os
@@ -86,8 +87,9 @@ VALID = re.compile(
   | alignment:\ gradients\.\w+\..* | bias_and_variance:\ (draws|exact)\..*
   | compare:.*\ (float16|swapped) | run:.*(xs|ys|step)\ (above|below) | run:.*(mask|finite)\ nowhere
   | save:\ folder\ word | save:\ state\.(params|optimiser|carry|finite).*
-  | restore:\ template\..*\ empty\ array
-  | restore:\ template\..*\ (nothing|listed|tuple|long|short|empty\ list|no\ \w+|nowhere)
+  | exists:\ folder\ word
+  | (restore|state_of|params_of):\ template\..*\ empty\ array
+  | (restore|state_of|params_of):\ template\..*\ (nothing|listed|tuple|long|short|empty\ list|no\ \w+|nowhere)
     """,
     re.VERBOSE,
 )
@@ -202,6 +204,12 @@ CALLS = {
     "evaluate": lambda g: (train.evaluate, {**g.tokens, "batches": [g.batch, g.batch]}, "batch|state"),
     "save": lambda g: (checkpoint.save, {"folder": str(g.folder / "new"), "state": start()}),
     "restore": lambda g: (checkpoint.restore, {"folder": str(g.folder / "saved"), "template": start()}, "state"),
+    "exists": lambda g: (checkpoint.exists, {"folder": str(g.folder / "saved")}),
+    "read": lambda g: (checkpoint.read, {"folder": str(g.folder / "saved")}),
+    "state_of": lambda g: (
+        functools.partial(checkpoint.state_of, checkpoint.read(g.folder / "saved")), {"template": start()}, "state"),
+    "params_of": lambda g: (
+        functools.partial(checkpoint.params_of, checkpoint.read(g.folder / "saved")), {"template": g.params}, "state"),
     "read_text": lambda g: (data.read_text, {"path": g.folder / "text.txt"}, "text"),
     "shakespeare": lambda g: (data.shakespeare, {}),
     "encode": lambda g: (data.encode, {"text": "abba", "alphabet": "ab", "argument": "text"}, "text"),
