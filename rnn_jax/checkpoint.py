@@ -184,9 +184,9 @@ def restore(folder: str | Path, template: TrainState) -> TrainState:
       >>> bool((restored.params.V == params.V).all())
       True
     """
-    _check_path(folder)
     _check_state(template, "template")
-    return state_of(read(folder), template)
+    saved = read(folder)
+    return cast(TrainState, _filled(template, saved.arrays, saved.folder))
 
 
 def state_of(saved: Saved, template: TrainState) -> TrainState:

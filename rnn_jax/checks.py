@@ -312,8 +312,8 @@ def check_layer_window(cell: Any, layer: Any, xs: Any, s0: Any, mask: Any, reset
     H, dtype = layer.b.shape[0] // G, layer.b.dtype
     check_array(layer.U, "layer.U", ("D", G * H), dtype)
     if cell.recurrence == "dense" and is_array(layer.W) and layer.W.ndim == 2 and layer.W.shape[0] != H:
-        gates = Description(f"one with W {layer.W.dtype}[{','.join(map(str, layer.W.shape))}]")
-        refuse("layer", gates, f"one made for {cell.name}, which has {G} gate{'s' * (G > 1)}, as by init_layer")
+        was = Description(f"one with W {describe(layer.W)}")
+        refuse("layer", was, f"one made for {cell.name}, which has {G} gate{'s' * (G > 1)}, as by init_layer")
     D = layer.U.shape[0]
     check_layer(cell, layer, "layer", D, H, dtype)
     _, B = check_inputs(xs, D, dtype)

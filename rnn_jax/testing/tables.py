@@ -61,14 +61,12 @@ def conformance_matrix() -> tuple[str, bool]:
     """The matrix as a table, and whether every claim holds."""
     from tqdm import tqdm
 
-    total = len(list(matrix.pairs()))
     found: list[matrix.Entry] = []
-    bar = tqdm(total=total, unit="pair", desc="conformance matrix")
-    for entry in matrix.entries():
-        bar.set_postfix_str(f"{entry.algorithm}, {entry.cell}")
-        bar.update(len({(each.algorithm, each.cell) for each in [*found[-1:], entry]}) - 1)
-        found.append(entry)
-    bar.close()
+    with tqdm(total=len(list(matrix.pairs())), unit="pair", desc="conformance matrix") as bar:
+        for entry in matrix.entries():
+            found.append(entry)
+            bar.n = len({(each.algorithm, each.cell) for each in found})
+            bar.set_postfix_str(f"{entry.algorithm}, {entry.cell}")
     return matrix.markdown(found), all(entry.contract.ok and entry.claimed.ok for entry in found)
 
 
