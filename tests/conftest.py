@@ -48,6 +48,16 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.skip(reason=f"{', '.join(absent)}: not installed"))
 
 
+@pytest.fixture(autouse=True)
+def _keep_the_compilation_cache_of_this_process():
+    """The scripts turn a cache on for their process; a test that runs one leaves none to the tests after it."""
+    names = [name for name in jax.config.values if "_cache_dir" in name or "persistent_cache_min" in name]
+    before = {name: jax.config.values[name] for name in names}
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _drop_compiled_programs():
     yield
