@@ -149,7 +149,7 @@ WRONG_ALGORITHMS = {
     "weight left out of the error": ("losses", "jnp.where(share != 0, delta_os * share, 0)", "delta_os"),
     "weight left out of the loss": ("losses", "values * share.astype(values.dtype)", "values"),
     "weight counts in padding": ("losses", "share = jnp.where(mask, share, 0)", "pass"),
-    "δh left out below the highest layer": ("stack", "delta_hs = delta_us @ layer.U.T", "delta_hs = 0 * delta_hs"),
+    "δh left out below the highest layer": ("stack", "delta_us @ layer.U.T", "0 * (delta_us @ layer.U.T)"),
     "h_t for h_{t−1} in dW": (
         "recurrence", "hidden_states(trajectory, start, n),)", "hidden_states(trajectory, start + 1, n),)",
     ),

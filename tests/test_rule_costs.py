@@ -21,8 +21,8 @@ class Sizes(NamedTuple):
     """Recurrent parameters."""
     N: int
     """State values."""
-    S: int
-    """State values of a unit."""
+    seen: int
+    seen_without_w: int
     matrices: tuple[tuple[int, int], ...]
     """(m, G·H) of each matrix of parameters."""
     units: int
@@ -31,14 +31,17 @@ class Sizes(NamedTuple):
     K: int
 
 
-def sizes_of(network):
-    (cell,) = network.cells
+SEEN = {"elman": (1, 0), "lstm-peepholes": (2, 1), "gru": (1, 1), "indrnn": (1, 0), "rtu": (2, 2)}
+"""How many of a unit's state values its next step sees, and how many of them by other ways than W."""
+
+
+def sizes_of(network, cell):
     params = jax.eval_shape(lambda: rj.init(network, jax.random.key(0)))
     (blocks,) = jax.eval_shape(lambda: segments.zero_blocks(network, rj.init(network, jax.random.key(0)), ()))
     theta = sum(leaf.size for leaf in jax.tree.leaves(params.layers))
     units = sum(leaf.size for leaf in blocks.units)
-    N, matrices = len(cell.states) * network.hidden, tuple(leaf.shape for leaf in blocks.matrices)
-    return Sizes(theta, N, len(cell.states), matrices, units, network.inputs, network.outputs)
+    N, matrices = len(network.cells[0].states) * network.hidden, tuple(leaf.shape for leaf in blocks.matrices)
+    return Sizes(theta, N, *SEEN[cell], matrices, units, network.inputs, network.outputs)
 
 
 def kronecker(one):
@@ -60,9 +63,9 @@ CARRIED = {
     "reverse_kf_rtrl": ({}, reverse_kronecker),
     "optimal_kronecker": ({"rank": 1}, kronecker),
     "forward_gradient": ({"directions": 3}, lambda one: 3 * (one.theta + one.N)),
-    "snap": ({}, lambda one: one.S * one.theta),
-    "eprop": ({}, lambda one: one.S * one.theta),
-    "rflo": ({}, lambda one: one.S * one.theta),
+    "snap": ({}, lambda one: one.seen * one.theta),
+    "eprop": ({}, lambda one: one.seen_without_w * one.theta),
+    "rflo": ({}, lambda one: one.seen_without_w * one.theta),
     "dni": ({}, lambda one: one.N + one.K + 1),
 }
 """Numbers that an example carries, with the settings that they depend on; keys, counters and flags come besides."""
@@ -91,7 +94,7 @@ def test_each_rule_carries_as_much_as_it_states(name, cell):
     for hidden in (8, 16):
         network = make_network(CELLS[cell], 1, inputs=3, hidden=hidden, outputs=2, loss=rj.squared_error())
         floats, rest = carried(rj.ALGORITHMS[name](network, **settings), network, hidden)
-        assert floats == 4 * stated(sizes_of(network))
+        assert floats == 4 * stated(sizes_of(network, cell))
         assert rest <= 16
 
 

@@ -42,7 +42,8 @@ def eprop(
 
     With ``inside="full"`` the error walks back through the full Jacobian of a segment, W included, and the layers above
     where the feedback is symmetric; the trace crosses the segment's border.  Time is that of ``bptt``, 1 to 2 times;
-    memory is one number a parameter, state value of its unit and example.
+    memory is one number a parameter, example and state value of its unit that the next step sees other than through W.
+    A plain Elman unit has none, and there e-prop is ``immediate``; with ``inside="full"`` what W sees counts too.
 
     Args:
       network: what to differentiate.
@@ -69,7 +70,7 @@ def eprop(
     check_number(decay, "decay", 0, 1, "a number in [0, 1]")
 
     def init(params: Params, keys: Array) -> Any:
-        return traces.init(network, params, keys)
+        return traces.init(network, params, keys, inside, traces.no_weight)
 
     def shared(params: Params, key: Array) -> Any:
         if feedback == "symmetric":

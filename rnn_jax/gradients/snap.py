@@ -34,9 +34,9 @@ def snap(
     that of ``bptt``, layers above included, and the rule decides on what crosses a border alone.  At segments of 1, 4
     and 16 steps that was closer to the exact gradient than truncation, and than ``inside="own"``.
 
-    Time with n = 1 is that of ``bptt``, 1 to 2 times, and memory one number a parameter, state value of its unit and
-    example.  With n ≥ 2, where r units are within reach, it is O(H r³ + r θ) a step, and memory r times as much; where
-    all are, ``rtrl`` gives the same numbers in less time.
+    Time with n = 1 is that of ``bptt``, 1 to 2 times, and memory one number a parameter, example and state value of its
+    unit that the next step sees.  With n ≥ 2, where r units are within reach, it is O(H r³ + r θ) a step, and memory r
+    times as much; where all are, ``rtrl`` gives the same numbers in less time.
 
     Args:
       network: what to differentiate.
@@ -63,7 +63,11 @@ def snap(
         return tuple(
             trace if each is None else reach.init(cell, zero, each)
             for cell, trace, zero, each in zip(
-                network.cells, traces.init(network, params, keys), zeros, reaches, strict=True
+                network.cells,
+                traces.init(network, params, keys, inside, traces.own_weight),
+                zeros,
+                reaches,
+                strict=True,
             )
         )
 

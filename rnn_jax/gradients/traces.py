@@ -18,11 +18,11 @@ Then a segment that is the whole sequence gives BPTT.
 """
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from rnn_jax import recurrence
@@ -54,13 +54,30 @@ def no_weight(cell: Cell, layer: Layer) -> tuple[Cell, Layer]:
     return cell._replace(recurrence="none"), layer._replace(W=None)
 
 
-def init(network: Network, params: Params, keys: Array) -> tuple[Blocks, ...]:
-    """The traces of B fresh examples, [B, S, …]."""
-    traces = segments.zero_blocks(network, params, (len(keys), 1))
-    return tuple(
-        jax.tree.map(partial(jnp.repeat, repeats=len(cell.states), axis=1), each)
-        for cell, each in zip(network.cells, traces, strict=True)
-    )
+def init(network: Network, params: Params, keys: Array, inside: Inside, own: Own) -> tuple[Blocks, ...]:
+    """The traces of B fresh examples, [B, R, …], of those R values of each unit that the next step sees."""
+
+    def of_layer(cell: Cell, layer: Layer, trace: Blocks) -> Blocks:
+        kept = seen(cell, layer) if inside == "full" else seen(*own(cell, layer))
+        repeated: Blocks = jax.tree.map(lambda E: jnp.repeat(E, len(kept), axis=1), trace)
+        return repeated
+
+    each = segments.zero_blocks(network, params, (len(keys), 1))
+    return tuple(map(of_layer, network.cells, params.layers, each))
+
+
+def seen(cell: Cell, layer: Layer) -> tuple[int, ...]:
+    """Which of a unit's state values the next step sees; of the others no trace is kept, since no credit reaches it.
+
+    The recurrent weights see h, and the cell's step whatever it reads.
+    """
+    unit = jax.ShapeDtypeStruct((1, layer.b.shape[0] // len(cell.gates)), layer.b.dtype)
+    z = (unit,) * len(cell.gates)
+    inputs = ((unit,) * len(cell.states), *[z] * (2 if cell.separate else 1), *[unit] * len(layer.p))
+    program = jax.make_jaxpr(cell.step)(*inputs).jaxpr
+    read = {id(each) for equation in program.eqns for each in equation.invars} | {id(each) for each in program.outvars}
+    states = range(len(cell.states))
+    return tuple(k for k in states if id(program.invars[k]) in read or (k == 0 and cell.recurrence != "none"))
 
 
 def credit(
@@ -130,30 +147,43 @@ def _walk_back(
     )
 
 
-def _walks(segment: Segment, level: int, given: Error, own: Own) -> tuple[StepAdjoint, list[StepAdjoint]]:
-    """λ, and π of each state value; those that walk back through the own Jacobian do so side by side, in one loop."""
+def _walks(
+    segment: Segment, level: int, given: Error, own: Own, kept: tuple[int, ...]
+) -> tuple[StepAdjoint, list[StepAdjoint]]:
+    """λ, and π of the state values that have a trace; what walks back through the own Jacobian does so in one loop."""
     each = (*own(*segment.layers[level][:2]), None)
-    zeros = tuple(jnp.zeros_like(ss[0]) for ss in segment.trajectories[level].ss)
-    states = range(len(zeros))
-    ends = tuple(jnp.stack([jnp.full_like(zero, k == number) for number in states]) for k, zero in enumerate(zeros))
-    errors = jnp.zeros((len(zeros), len(segment.delta_hs), *zeros[0].shape), zeros[0].dtype)
+    ss = segment.trajectories[level].ss
+    rows = np.eye(len(ss))[list(kept)]  # 1 in one state value, and for λ in none
     if not isinstance(given, StepAdjoint):
-        errors = jnp.concatenate([given[None], errors])
-        ends = tuple(jnp.concatenate([zero[None], end]) for zero, end in zip(zeros, ends, strict=True))
+        rows = np.concatenate([np.zeros((1, len(ss))), rows])
+    ends = tuple(
+        jnp.broadcast_to(row.astype(s.dtype)[:, None, None], (len(rows), *s[0].shape))
+        for row, s in zip(rows.T, ss, strict=True)
+    )
+    errors = jnp.zeros((len(rows), len(segment.delta_hs), *ss[0][0].shape), ss[0].dtype)
+    if not isinstance(given, StepAdjoint):
+        errors = errors.at[0].set(given)
     walked = jax.vmap(lambda error, end: _walk_back(segment, level, each, error, end))(errors, ends)
-    adjoints: list[StepAdjoint] = [jax.tree.map(lambda a, i=i: a[i], walked) for i in range(len(errors))]
+    adjoints: list[StepAdjoint] = [jax.tree.map(lambda a, i=i: a[i], walked) for i in range(len(rows))]
     return (given, adjoints) if isinstance(given, StepAdjoint) else (adjoints[0], adjoints[1:])
 
 
 def credit_layer(segment: Segment, level: int, traces: Blocks, given: Error, own: Own) -> tuple[Layer, Blocks]:
     """The gradient of one layer, and its traces."""
     cell, layer, _ = segment.layers[level]
-    adjoint, through = _walks(segment, level, given, own)
-    states, features = range(len(through)), segments.features(segment, level)
+    kept = seen(cell, layer) if isinstance(given, StepAdjoint) else seen(*own(cell, layer))
+    adjoint, through = _walks(segment, level, given, own, kept)
+    if not kept:
+        return gradient(segment, level, adjoint), traces
+    states, features = range(len(kept)), segments.features(segment, level)
     parts = [segments.layer_blocks(segment, level, *features, each) for each in through]
-    new = jax.tree.map(lambda *each: jnp.stack(each, axis=1), *parts)  # [B, S, …]
-    at_start = jnp.stack(adjoint.delta_s_prev, axis=1)  # [B, S, H]
-    between = jnp.stack([jnp.stack(each.delta_s_prev, axis=1) for each in through], axis=1)  # [B, S, S, H], ∂s_k/∂s_j
+    new = jax.tree.map(lambda *each: jnp.stack(each, axis=1), *parts)  # [B, R, …]
+
+    def of_kept(each: StepAdjoint) -> Array:
+        return jnp.stack([each.delta_s_prev[k] for k in kept], axis=1)
+
+    at_start = of_kept(adjoint)  # [B, R, H]
+    between = jnp.stack([of_kept(each) for each in through], axis=1)  # [B, R, R, H], ∂s_k/∂s_j
 
     def of_example(total: Blocks, inputs: Any) -> tuple[Blocks, None]:
         trace, at_start = inputs
