@@ -1,7 +1,7 @@
-"""Several seeds trained at once: the state has a leading axis of seeds, which devices share, and the windows are shared.
+"""Several seeds trained at once: devices share the seeds, and all seeds read the same windows.
 
-``together`` puts the states of runs that differ in their seed into one, ``make_step`` lifts the step of one run over
-them, and ``apart`` takes them out again.
+``together`` makes one state of those of runs that differ in their seed, ``make_step`` lifts the step of one run over
+it, and ``apart`` takes them out again.
 """
 
 from collections.abc import Sequence
@@ -10,39 +10,38 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from rnn_jax.checks import Description, check_int, describe, require
 from rnn_jax.train import Metrics, Step, TrainState
-from rnn_jax.types import Array, Batch, Carry
+from rnn_jax.types import Array, Batch
 
-
-class Own(NamedTuple):
-    """The carry of several seeds: beside what their algorithm carries, the step of each and whether it is finite."""
-
-    carry: Carry
-    step: Array
-    """How many updates each seed has made, int32 [S]."""
-    finite: Array
-    """As in ``TrainState``, bool [S]; False too where the axis is filled up to a multiple of the devices."""
-
-
+NEVER = np.iinfo(np.int32).max
 WHOLE, BY_SEED = PartitionSpec(), PartitionSpec("seed")
-STATE: Any = TrainState(BY_SEED, BY_SEED, BY_SEED, WHOLE, WHOLE)  # type: ignore[arg-type]
 
 
-def together(states: Sequence[TrainState], devices: Sequence[jax.Device]) -> TrainState:
-    """The states of several seeds as one, split over devices.
+class Seeds(NamedTuple):
+    """The carry of several seeds; beside it their common state has a step, and neither parameters nor optimiser."""
 
-    Each array of the parameters, the optimiser and the carry has a leading axis of seeds.  ``step`` is the number of
-    the next window: the least step of the seeds that are finite.  A seed that is ahead waits until the others are
-    there.
+    states: Any
+    """One by one: a tuple of TrainState, each on its device.  By ``vmap``: one TrainState with a leading axis of seeds,
+    split over devices and filled up to a multiple of them."""
+    starts: Array
+    """The window at which each begins, int32 [S]; one that is not finite never does."""
+
+
+def together(states: Sequence[TrainState], devices: Sequence[jax.Device], one_by_one: bool | None = None) -> TrainState:
+    """The states of several seeds as one, over several devices.
+
+    ``step`` of the result is the number of the next window: the least step of the seeds that are finite.  A seed that
+    is ahead waits until the others are there.
 
     Args:
       states: of runs of the same algorithm and optimiser, as from ``train.init_state`` or ``checkpoint.restore``, each
         on one device.
       devices: devices of one kind, like ``jax.devices()``; the number of seeds need not be a multiple of theirs.
+      one_by_one: whether a device makes the steps of its seeds one after another; the default is True on CPUs alone.
 
     Returns:
       TrainState, for the step that ``make_step`` makes; ``apart`` gives the states back.
@@ -55,17 +54,20 @@ def together(states: Sequence[TrainState], devices: Sequence[jax.Device]) -> Tra
     several = isinstance(states, Sequence) and states and all(isinstance(state, TrainState) for state in states)
     require(several, "states", describe(states), "one TrainState or more, as from train.init_state")
     mesh = _mesh(devices)
-    forms = [jax.tree.map(lambda leaf: (jnp.shape(leaf), leaf.dtype), state) for state in states]
-    unlike = next((f"{place} differs" for place, form in enumerate(forms) if form != forms[0]), "all are alike")
-    require(unlike == "all are alike", "states", Description(f"such that the one at {unlike}"), "alike but for numbers")
-    first = min((int(state.step) for state in states if state.finite), default=max(int(state.step) for state in states))
-    idle = states[0]._replace(finite=jnp.zeros((), bool))
-    filled = [*states, *[idle] * (-len(states) % len(devices))]
-    own = [(state.params, state.optimiser, Own(*state[2:])) for state in filled]
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *own)
-    state = TrainState(*stacked, jnp.full((), first, jnp.int32), jnp.ones((), bool))  # type: ignore[arg-type]
-    placed = [jax.device_put(part, NamedSharding(mesh, spec)) for part, spec in zip(state, STATE, strict=True)]
-    return TrainState(*placed)
+    forms = [jax.tree.map(lambda leaf: (jnp.shape(leaf), jnp.result_type(leaf)), state) for state in states]
+    alike = all(form == forms[0] for form in forms)
+    require(alike, "states", Description("of several forms"), "alike in structure, shapes and dtypes")
+    starts = [int(state.step) if state.finite else NEVER for state in states]
+    step, finite = jnp.full((), min(starts), jnp.int32), jnp.ones((), bool)
+    if devices[0].platform == "cpu" if one_by_one is None else one_by_one:
+        places = [devices[index % len(devices)] for index in range(len(states))]
+        each = tuple(jax.device_put(state, place) for state, place in zip(states, places, strict=True))
+        return TrainState((), (), Seeds(each, np.array(starts, np.int32)), step, finite)  # type: ignore[arg-type]
+    empty = -len(states) % len(devices)
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states, *[states[0]] * empty)
+    seeds = jax.device_put(Seeds(stacked, jnp.array(starts + [NEVER] * empty, jnp.int32)), NamedSharding(mesh, BY_SEED))
+    step, finite = jax.device_put((step, finite), NamedSharding(mesh, WHOLE))
+    return TrainState((), (), seeds, step, finite)  # type: ignore[arg-type]
 
 
 def apart(state: TrainState, count: int) -> list[TrainState]:
@@ -83,36 +85,37 @@ def apart(state: TrainState, count: int) -> list[TrainState]:
 
     The example of ``make_step`` shows it.
     """
-    _check(state)
+    seeds = _seeds(state)
     check_int(count, "count")
-    require(count <= len(state.carry.step), "count", count, f"{len(state.carry.step)} or less")  # type: ignore[attr-defined]
-    home = min(state.step.devices(), key=lambda device: device.id)
-    params, optimiser, own = jax.device_put(state[:3], home)
-    seeds = TrainState(params, optimiser, *own)
-    return [jax.tree.map(lambda leaf, seed=seed: leaf[seed], seeds) for seed in range(count)]
+    require(count <= len(seeds.starts), "count", count, f"{len(seeds.starts)} or less")
+    if not isinstance(seeds.states, TrainState):
+        return list(seeds.states[:count])
+    stacked = jax.device_put(seeds.states, min(state.step.devices(), key=lambda device: device.id))
+    return [jax.tree.map(lambda leaf, seed=seed: leaf[seed], stacked) for seed in range(count)]
 
 
-def make_step(step: Step, devices: Sequence[jax.Device], one_by_one: bool | None = None) -> Step:
+def make_step(step: Step, devices: Sequence[jax.Device]) -> Step:
     """The step of one run, lifted over seeds: each makes that step on the same window.
 
         θ_s ← θ_s + optimiser(clip(g(θ_s, window)))      for each seed s
 
-    Choose it to train the same model from several seeds.  There is no communication between seeds.  On CPUs each device
-    makes the steps of its seeds one after another, which is faster than ``vmap`` and gives, bitwise, the numbers of
-    ``step`` alone.  On accelerators ``vmap`` makes them as one, equal up to rounding.
+    Choose it to train the same model from several seeds.  Nothing is communicated between seeds.
 
-    A seed makes a step where its own count is that of the state.  So one that is not finite stays as it is, and the
-    others go on.  One that is ahead waits.
+    One by one, each device runs the program of ``step`` for its seeds, one after another, while the other devices run
+    theirs.  The numbers are bitwise those of ``step`` alone.  On CPUs this is faster than ``vmap``, whose products of
+    a stack of matrices take twice as long.  By ``vmap``, each device makes the steps of its seeds as one.  They are
+    those of ``step`` up to rounding.
+
+    A seed that is not finite stays as it is, and the others go on.
 
     Args:
       step: as from ``train.make_step``, of an algorithm on one device.
       devices: those of ``together``.
-      one_by_one: whether a device makes the steps of its seeds one after another; the default is True on CPUs alone.
 
     Returns:
-      A function ``(state, batch) -> (state, metrics)`` for ``train.run``, where ``state`` is from ``together``, and
-      each of the metrics has an axis [S].  A seed that made no step has weight 0 there.  ``state`` is donated, and
-      ``state.finite`` stays True; ``apart`` tells which seeds are finite.
+      A function ``(state, batch) -> (state, metrics)`` for ``train.run`` with ``chunk`` = 1, where ``state`` is from
+      ``together``, and each of the metrics has one number for each seed.  A seed that waits has weight 0 there.
+      ``state`` is donated, and ``state.finite`` stays True; ``apart`` tells which seeds are finite.
 
     Raises:
       InputError: no device; when called, a state that is not from ``together``.
@@ -127,38 +130,43 @@ def make_step(step: Step, devices: Sequence[jax.Device], one_by_one: bool | None
       ...     return rj.train.init_state(algorithm, optimiser, rj.init(network, jax.random.key(seed)), batch_size=2)
       >>> step, devices = rj.train.make_step(algorithm, optimiser), jax.local_devices()
       >>> state, ones = rj.seeds.together([start(seed) for seed in range(3)], devices), jax.numpy.ones((5, 2), int)
-      >>> lifted = rj.seeds.make_step(step, devices)
-      >>> state, metrics = lifted(state, rj.Batch(ones, ones))
+      >>> state, metrics = rj.seeds.make_step(step, devices)(state, rj.Batch(ones, ones))
       >>> alone, _ = step(start(2), rj.Batch(ones, ones))
       >>> bool((rj.seeds.apart(state, 3)[2].params.V == alone.params.V).all())
       True
     """
     mesh = _mesh(devices)
-    if one_by_one is None:
-        one_by_one = devices[0].platform == "cpu"
 
-    def part(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        def one(own: TrainState) -> tuple[TrainState, Metrics]:
-            none = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(step, own, batch)[1])
-            goes = own.finite & (own.step == state.step)
-            # A branch is a computation of its own: XLA fuses nothing across its border, and rounds as in `step` alone.
-            made: tuple[TrainState, Metrics] = lax.cond(
-                goes, lambda own: step(own, batch), lambda own: (own, none), own
+    def part(index: Array, seeds: Seeds, batch: Batch) -> tuple[TrainState, Metrics]:
+        def one(state: TrainState, start: Array) -> tuple[TrainState, Metrics]:
+            after, metrics = step(state._replace(finite=state.finite & (start <= index)), batch)
+            weight = jnp.where(start <= index, metrics.weight, 0)
+            return after._replace(finite=jnp.where(start <= index, after.finite, state.finite)), metrics._replace(
+                weight=weight
             )
-            return made
 
-        own: Any = state.carry
-        seeds = TrainState(state.params, state.optimiser, *own)
-        after, metrics = lax.map(one, seeds) if one_by_one else jax.vmap(one)(seeds)
-        return TrainState(after.params, after.optimiser, Own(*after[2:]), state.step + 1, state.finite), metrics  # type: ignore[arg-type]
+        return jax.vmap(one)(*seeds)
 
-    parts = jax.shard_map(part, mesh=mesh, in_specs=(STATE, WHOLE), out_specs=(STATE, BY_SEED), check_vma=False)
-    jitted = partial(jax.jit, donate_argnums=0)(parts)
+    parts = jax.shard_map(part, mesh=mesh, in_specs=(WHOLE, BY_SEED, WHOLE), out_specs=BY_SEED, check_vma=False)
+
+    @partial(jax.jit, donate_argnums=0)
+    def stacked(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        seeds: Any = state.carry
+        states, metrics = parts(state.step, seeds, batch)
+        return state._replace(carry=seeds._replace(states=states), step=state.step + 1), metrics
+
+    def each(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        seeds, index = _seeds(state), int(state.step)
+        made = [
+            step(own, batch) if start <= index else (own, Metrics(0.0, 0.0, 0.0, 0.0))
+            for own, start in zip(*seeds, strict=True)
+        ]
+        states, metrics = zip(*made, strict=True)
+        carry: Any = seeds._replace(states=states)
+        return state._replace(carry=carry, step=np.array(index + 1, np.int32)), Metrics(*zip(*metrics, strict=True))  # type: ignore[arg-type]
 
     def lifted(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        _check(state)
-        made: tuple[TrainState, Metrics] = jitted(state, batch)
-        return made
+        return stacked(state, batch) if isinstance(_seeds(state).states, TrainState) else each(state, batch)
 
     return lifted
 
@@ -167,9 +175,11 @@ def _mesh(devices: Sequence[jax.Device]) -> Mesh:
     listed = isinstance(devices, Sequence) and all(isinstance(device, jax.Device) for device in devices)
     distinct = listed and len(set(devices)) == len(devices) > 0
     require(distinct, "devices", devices, "different devices, like jax.devices()")
-    return jax.make_mesh((len(devices),), ("seed",), devices=devices, axis_types=(jax.sharding.AxisType.Auto,))
+    return Mesh(np.array(devices), ("seed",))
 
 
-def _check(state: Any) -> None:
-    lifted = isinstance(state, TrainState) and isinstance(state.carry, Own)
+def _seeds(state: Any) -> Seeds:
+    lifted = isinstance(state, TrainState) and isinstance(state.carry, Seeds)
     require(lifted, "state", describe(state), "a TrainState, as from seeds.together")
+    seeds: Seeds = state.carry
+    return seeds
