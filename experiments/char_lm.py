@@ -72,6 +72,9 @@ class Config:
     layers: int = 1
     recurrent: Literal["uniform", "orthogonal", "identity"] = "uniform"
     """Initialisation of W."""
+    chrono: int | None = None
+    """(cells with a gate that forgets) Draw the biases of the gates such that the units remember for up to so many
+    characters; by default they are 0, and 1 for the forget gate of lstm."""
     algorithm: Literal[*ALGORITHMS] = "bptt"
     """Gradient algorithm: bptt is the hand-written reverse, autodiff is JAX's."""
     devices: int | None = None
@@ -90,7 +93,15 @@ class Config:
     rate: float | None = None
     """Peak learning rate; by default 0.01, or for adam with a cell without gates 3e-3."""
     decay: bool = True
-    """Let the rate fall to a tenth along a cosine."""
+    """Let the rate fall along a cosine."""
+    last_rate: float | None = None
+    """Where it ends, as a share of the peak; by default 0.1."""
+    warm_up: int = 0
+    """Updates in which the rate rises linearly to its peak, before it falls."""
+    beta1: float | None = None
+    """(adam only) Decay of the mean of gradients; by default 0.9."""
+    beta2: float | None = None
+    """(adam only) Decay of the mean of their squares; by default 0.999."""
     clip: Literal["norm", "value", "none"] = "norm"
     """Clip the gradient's global norm, or each element."""
     clip_at: float | None = None
@@ -160,6 +171,9 @@ def resolve(config: Config) -> Config:
         ("temperature", config.sample == 0, "--sample above 0"),
         ("prime", config.sample == 0, "--sample above 0"),
         ("overwrite", config.out is None, "--out"),
+        ("last_rate", not config.decay, "--decay"),
+        ("beta1", config.optimiser != "adam", "--optimiser adam"),
+        ("beta2", config.optimiser != "adam", "--optimiser adam"),
     ):
         value = getattr(config, name)
         require(not (idle and value), name, value, f"left out: it changes nothing without {needed}")
@@ -169,6 +183,9 @@ def resolve(config: Config) -> Config:
         "steps": 60 if config.quick else 8000,
         "length": 50 if config.quick else 100,
         "rate": 3e-3 if config.optimiser == "adam" and len(CELLS[config.cell].gates) == 1 else 1e-2,
+        "last_rate": 0.1 if config.decay else None,
+        "beta1": 0.9 if config.optimiser == "adam" else None,
+        "beta2": 0.999 if config.optimiser == "adam" else None,
         "clip_at": None if config.clip == "none" else 1.0,
         "sample": 100 if config.quick else 500,
         "temperature": None if config.sample == 0 else 0.8,
@@ -185,6 +202,14 @@ def resolve(config: Config) -> Config:
         require(fits, "devices", config.devices, f"1 … {config.seeds}, as each seed is on one device")
     if config.temperature is not None:
         check_number(config.temperature, "temperature", 0, LARGEST_NUMBER, "a finite number, 0 or more")
+    require(0 <= config.warm_up < config.steps, "warm_up", config.warm_up, f"in 0 … {config.steps - 1}")
+    for name, top, wanted in (
+        ("last_rate", 1, "in 0 … 1"),
+        ("beta1", math.nextafter(1, 0), "0 or more and below 1"),
+        ("beta2", math.nextafter(1, 0), "0 or more and below 1"),
+    ):
+        if getattr(config, name) is not None:
+            check_number(getattr(config, name), name, 0, top, wanted)
     for name in ("rate", "clip_at"):
         value = getattr(config, name)
         require(value is None or 0 < value < math.inf, name, value, "a positive number")
@@ -233,10 +258,21 @@ def build(config: Config, vocabulary: int) -> tuple[rj.Network, rj.Algorithm, op
     )
     if config.seeds == 1:
         algorithm = rj.data_parallel(algorithm, available[: config.devices])
-    schedule = optax.cosine_decay_schedule(config.rate, config.steps, alpha=0.1) if config.decay else config.rate
-    optimiser = {"adam": optax.adam, "sgd": optax.sgd}[config.optimiser](schedule)
+    adam = config.optimiser == "adam"
+    optimiser = optax.adam(rates(config), config.beta1, config.beta2) if adam else optax.sgd(rates(config))
     clips = {"norm": train.clip_by_global_norm, "value": optax.clip}
     return network, algorithm, optimiser, clips[config.clip](config.clip_at) if config.clip != "none" else None
+
+
+def rates(config: Config) -> float | optax.Schedule:
+    """The learning rate, or how it goes from update to update."""
+    falls = optax.constant_schedule(config.rate) if config.warm_up else config.rate
+    if config.decay:
+        falls = optax.cosine_decay_schedule(config.rate, config.steps - config.warm_up, alpha=config.last_rate)
+    if not config.warm_up:
+        return falls
+    rises = optax.linear_schedule(config.rate / config.warm_up, config.rate, max(1, config.warm_up - 1))
+    return optax.join_schedules([rises, falls], [config.warm_up])
 
 
 def run(config: Config, watch: experiment.Watch | None = None) -> dict[str, Any]:
@@ -276,7 +312,7 @@ def run(config: Config, watch: experiment.Watch | None = None) -> dict[str, Any]
 
     def fresh(seed: int) -> train.TrainState:
         key = jax.random.key(seed)
-        params = rj.init(network, jax.random.split(key)[0], config.recurrent)
+        params = rj.init(network, jax.random.split(key)[0], config.recurrent, chrono=config.chrono)
         return train.init_state(algorithm, optimiser, params, config.batch, jax.random.fold_in(key, 2))
 
     step = train.make_step(algorithm, optimiser, clip)
