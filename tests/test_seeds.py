@@ -154,6 +154,7 @@ def test_one_that_diverges_ends_alone(text, tmp_path, monkeypatch, capsys):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("one_by_one", [True, False])
+@jax.numpy_dtype_promotion("standard")
 def test_both_ways_agree_and_one_that_is_ahead_waits(one_by_one):
     """In 64 bits; the second seed has made two steps before, and the third is not finite."""
     network = make_network(rj.gru())
