@@ -2,7 +2,7 @@
 
 Each cell of each width is trained by char_lm.py from several seeds at once, for the same number of steps, with the
 learning rate that char_lm.py gives to the cell. The runs are in CELL-HIDDEN/seed-N of the folder given by --out. The
-same command goes on where it was stopped: finished runs are left as they are. About 50 minutes on two cores.
+same command goes on where it was stopped: finished runs are left as they are. Half an hour to an hour on two cores.
 
 Examples:
   python experiments/held_out.py
@@ -46,12 +46,14 @@ class Config:
     """H of the one layer, one width after another."""
     seeds: int = 3
     """Runs of each model, of the seeds 0, 1, 2, ..."""
-    steps: int = 4000
+    steps: int = 5000
     """Updates of each run, of 32 windows of 100 characters."""
     text: Path | None = None
     """UTF-8 text file; by default 38 plays of Shakespeare."""
     out: Path = Path("runs/held_out")
     """Folder of the runs, the table and the plot; what it has of the same experiment is not computed again."""
+    overwrite: bool = False
+    """Compute all of it again."""
     quick: bool = False
     """Two cells, small and hardly trained: half a minute."""
 
@@ -60,7 +62,8 @@ def settings(config: Config, cell: str, hidden: int) -> char_lm.Config:
     """The runs of one model."""
     return char_lm.Config(
         text=config.text, cell=cell, hidden=hidden, steps=config.steps, seeds=config.seeds,
-        out=config.out / f"{cell}-{hidden}", resume=experiment.AUTO, quick=config.quick, quiet=True,
+        out=config.out / f"{cell}-{hidden}", overwrite=config.overwrite,
+        resume=None if config.overwrite else experiment.AUTO, quick=config.quick, quiet=True,
     )  # fmt: skip
 
 
