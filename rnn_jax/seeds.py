@@ -73,6 +73,8 @@ def together(states: Sequence[TrainState], devices: Sequence[jax.Device], one_by
 def apart(state: TrainState, count: int) -> list[TrainState]:
     """The states of the seeds, each as that of a run of its own, on one device.
 
+    The next step of ``state`` donates them: save or copy them before.
+
     Args:
       state: as from ``together``, or from a step of it.
       count: how many states were put together.
@@ -141,9 +143,8 @@ def make_step(step: Step, devices: Sequence[jax.Device]) -> Step:
         def one(state: TrainState, start: Array) -> tuple[TrainState, Metrics]:
             after, metrics = step(state._replace(finite=state.finite & (start <= index)), batch)
             weight = jnp.where(start <= index, metrics.weight, 0)
-            return after._replace(finite=jnp.where(start <= index, after.finite, state.finite)), metrics._replace(
-                weight=weight
-            )
+            after = after._replace(finite=jnp.where(start <= index, after.finite, state.finite))
+            return after, metrics._replace(weight=weight)
 
         return jax.vmap(one)(*seeds)
 
