@@ -8,6 +8,7 @@ Examples:
   python experiments/char_lm.py --cell lstm --hidden 256 --steps 12000
   python experiments/char_lm.py --text my.txt --algorithm autodiff --seed 1
   python experiments/char_lm.py --out runs/a --resume auto
+  python experiments/char_lm.py --seeds 3 --out runs/three
   python experiments/char_lm.py --resume runs/char_lm/20260101-120000
   python experiments/char_lm.py --generate runs/a --prime "To be" --sample 300
 """
@@ -16,12 +17,13 @@ import dataclasses
 import hashlib
 import math
 import shlex
+import statistics
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import figures
 import jax
@@ -40,12 +42,16 @@ REPORTS = 100
 """How many lines of metrics a run writes."""
 LANES, LANE, WARM_UP = 64, 1000, 100
 """Held-out text is read in at most this many lanes, each at least so long, after so many characters before it."""
-FILES = (
-    r"(text|summary)\.json|metrics\.jsonl|learning_curve\.png|tensorboard(/events\.out\.tfevents\.[^/]*)?"
+RUN = (
+    r"(text|summary|diverged)\.json|metrics\.jsonl|learning_curve\.png|tensorboard(/events\.out\.tfevents\.[^/]*)?"
     r"|checkpoint(/\d+(\.orbax-checkpoint-tmp[^/]*)?(/(_\w+|\w+\.txt|d|default|array_metadatas|manifest\.ocdbt"
     r"|(ocdbt\.)?process_\d+|[0-9a-f]{32})(\.orbax-checkpoint-tmp[^/]*|\.__lock)?)*)?"
 )
+"""What a run of one seed writes beside config.json."""
+FILES = rf"{RUN}|seed-\d+(/(config\.json|{RUN})(\.partial)?)?"
 """What a run writes beside config.json."""
+BEGUN = r"text\.json|metrics\.jsonl|tensorboard"
+"""What a run of one seed writes before its first checkpoint."""
 FREE = ("steps", "devices", "text", "checkpoint_every", "cache", "quiet", "tensorboard")
 """The flags that may differ in a run that is resumed."""
 
@@ -66,11 +72,15 @@ class Config:
     layers: int = 1
     recurrent: Literal["uniform", "orthogonal", "identity"] = "uniform"
     """Initialisation of W."""
+    chrono: int | None = None
+    """(cells with a gate that forgets) Draw the biases of the gates such that the units remember for up to so many
+    characters; by default they are 0, and 1 for the forget gate of lstm."""
     algorithm: Literal[*ALGORITHMS] = "bptt"
     """Gradient algorithm: bptt is the hand-written reverse, autodiff is JAX's."""
     devices: int | None = None
     """How many share a batch, which they must divide; by default the most that do, a core of the CPU being one. A run
-    that is resumed uses as many as before, since sums over other parts of a batch are rounded differently."""
+    that is resumed uses as many as before, since sums over other parts of a batch are rounded differently. With --seeds
+    they share the seeds, and not the batch: each seed is on one device, and by default all devices have some."""
     steps: int | None = None
     """Updates; by default 8000, with --quick 60. With --resume, those of the whole run: the cosine of --decay is then
     computed anew over that many, so the rate jumps from its end back to where the longer cosine is at this step."""
@@ -83,13 +93,24 @@ class Config:
     rate: float | None = None
     """Peak learning rate; by default 0.01, or for adam with a cell without gates 3e-3."""
     decay: bool = True
-    """Let the rate fall to a tenth along a cosine."""
+    """Let the rate fall along a cosine."""
+    last_rate: float | None = None
+    """Where it ends, as a share of the peak; by default 0.1."""
+    warm_up: int = 0
+    """Updates in which the rate rises linearly to its peak, before it falls."""
+    beta1: float | None = None
+    """(adam only) Decay of the mean of gradients; by default 0.9."""
+    beta2: float | None = None
+    """(adam only) Decay of the mean of their squares; by default 0.999."""
     clip: Literal["norm", "value", "none"] = "norm"
     """Clip the gradient's global norm, or each element."""
     clip_at: float | None = None
     """By default 1."""
     seed: int = 0
     """In 0 … 2**32 - 1."""
+    seeds: int = 1
+    """Train the runs of so many seeds at once, from --seed on. Each has a run folder of its own, seed-N in --out, and
+    on a CPU the very numbers that it has alone on one device."""
     sample: int | None = None
     """Characters to write at the end, or with --generate; by default 500, with --quick 100."""
     temperature: float | None = None
@@ -135,7 +156,8 @@ def started(config: Config) -> Config:
         return config
     require(config.out is not None, "resume", "auto", "used with --out")
     require(not config.overwrite, "overwrite", True, "left out with --resume")
-    if not experiment.goes_on(config.out, r"text\.json|metrics\.jsonl|tensorboard"):
+    several = any(experiment.goes_on(folder, BEGUN) for folder in config.out.glob("seed-*"))
+    if not several and not experiment.goes_on(config.out, rf"{BEGUN}|seed-\d+"):
         return config
     return dataclasses.replace(config, resume=config.out, out=None)
 
@@ -149,6 +171,9 @@ def resolve(config: Config) -> Config:
         ("temperature", config.sample == 0, "--sample above 0"),
         ("prime", config.sample == 0, "--sample above 0"),
         ("overwrite", config.out is None, "--out"),
+        ("last_rate", not config.decay, "--decay"),
+        ("beta1", config.optimiser != "adam", "--optimiser adam"),
+        ("beta2", config.optimiser != "adam", "--optimiser adam"),
     ):
         value = getattr(config, name)
         require(not (idle and value), name, value, f"left out: it changes nothing without {needed}")
@@ -158,6 +183,9 @@ def resolve(config: Config) -> Config:
         "steps": 60 if config.quick else 8000,
         "length": 50 if config.quick else 100,
         "rate": 3e-3 if config.optimiser == "adam" and len(CELLS[config.cell].gates) == 1 else 1e-2,
+        "last_rate": 0.1 if config.decay else None,
+        "beta1": 0.9 if config.optimiser == "adam" else None,
+        "beta2": 0.999 if config.optimiser == "adam" else None,
         "clip_at": None if config.clip == "none" else 1.0,
         "sample": 100 if config.quick else 500,
         "temperature": None if config.sample == 0 else 0.8,
@@ -165,12 +193,23 @@ def resolve(config: Config) -> Config:
     usual["checkpoint_every"] = 10 * interval(config.steps or usual["steps"])
     left_out = {name: value for name, value in usual.items() if getattr(config, name) is None}
     config = dataclasses.replace(config, **left_out)
-    for name in ("layers", "steps", "batch", "length", "checkpoint_every"):
+    for name in ("layers", "steps", "batch", "length", "checkpoint_every", "seeds"):
         check_int(getattr(config, name), name if name != "batch" else "batch_size")
     check_int(config.sample, "sample", least=0)
-    require(0 <= config.seed < 2**32, "seed", config.seed, "in 0 … 2**32 - 1")
+    require(0 <= config.seed <= 2**32 - config.seeds, "seed", config.seed, f"in 0 … {2**32 - config.seeds}")
+    if config.seeds > 1 and config.devices is not None:
+        fits = 0 < config.devices <= config.seeds
+        require(fits, "devices", config.devices, f"1 … {config.seeds}, as each seed is on one device")
     if config.temperature is not None:
         check_number(config.temperature, "temperature", 0, LARGEST_NUMBER, "a finite number, 0 or more")
+    require(0 <= config.warm_up < config.steps, "warm_up", config.warm_up, f"in 0 … {config.steps - 1}")
+    for name, top, wanted in (
+        ("last_rate", 1, "in 0 … 1"),
+        ("beta1", math.nextafter(1, 0), "0 or more and below 1"),
+        ("beta2", math.nextafter(1, 0), "0 or more and below 1"),
+    ):
+        if getattr(config, name) is not None:
+            check_number(getattr(config, name), name, 0, top, wanted)
     for name in ("rate", "clip_at"):
         value = getattr(config, name)
         require(value is None or 0 < value < math.inf, name, value, "a positive number")
@@ -217,11 +256,23 @@ def build(config: Config, vocabulary: int) -> tuple[rj.Network, rj.Algorithm, op
     require(
         0 < config.devices <= len(available), "devices", config.devices, f"1 … {len(available)}, as many as there are"
     )
-    algorithm = rj.data_parallel(algorithm, available[: config.devices])
-    schedule = optax.cosine_decay_schedule(config.rate, config.steps, alpha=0.1) if config.decay else config.rate
-    optimiser = {"adam": optax.adam, "sgd": optax.sgd}[config.optimiser](schedule)
+    if config.seeds == 1:
+        algorithm = rj.data_parallel(algorithm, available[: config.devices])
+    adam = config.optimiser == "adam"
+    optimiser = optax.adam(rates(config), config.beta1, config.beta2) if adam else optax.sgd(rates(config))
     clips = {"norm": train.clip_by_global_norm, "value": optax.clip}
     return network, algorithm, optimiser, clips[config.clip](config.clip_at) if config.clip != "none" else None
+
+
+def rates(config: Config) -> float | optax.Schedule:
+    """The learning rate, or how it goes from update to update."""
+    falls = optax.constant_schedule(config.rate) if config.warm_up else config.rate
+    if config.decay:
+        falls = optax.cosine_decay_schedule(config.rate, config.steps - config.warm_up, alpha=config.last_rate)
+    if not config.warm_up:
+        return falls
+    rises = optax.linear_schedule(config.rate / config.warm_up, config.rate, max(1, config.warm_up - 1))
+    return optax.join_schedules([rises, falls], [config.warm_up])
 
 
 def run(config: Config, watch: experiment.Watch | None = None) -> dict[str, Any]:
@@ -255,31 +306,68 @@ def run(config: Config, watch: experiment.Watch | None = None) -> dict[str, Any]
         config,
         text=config.text.absolute() if config.text and str(config.text) != "-" else config.text,
         out=config.out.absolute() if config.out else None,  # it may be resumed from another folder
-        devices=len(rj.devices_for(config.batch)) if config.devices is None else config.devices,
+        devices=usual_devices(config) if config.devices is None else config.devices,
     )
     network, algorithm, optimiser, clip = build(config, len(corpus.alphabet))
-    key = jax.random.key(config.seed)
-    params = rj.init(network, jax.random.split(key)[0], config.recurrent)
-    state = train.init_state(algorithm, optimiser, params, config.batch, jax.random.fold_in(key, 2))
+
+    def fresh(seed: int) -> train.TrainState:
+        key = jax.random.key(seed)
+        params = rj.init(network, jax.random.split(key)[0], config.recurrent, chrono=config.chrono)
+        return train.init_state(algorithm, optimiser, params, config.batch, jax.random.fold_in(key, 2))
+
     step = train.make_step(algorithm, optimiser, clip)
-    files = None
+    folder = None
     try:
         with SignalsWait() as signals:
-            files, state, summary = resume(config, corpus, state) if resumes else begin(config, corpus, state)
-            say(config, f"run folder: {files.folder}\nto go on with it: {command(config, files.folder)}")
-            if summary is None:
-                state = fit(config, corpus, files, network, step, state, signals, watch)
+            folder, members = open_runs(config, corpus, fresh)
+            say(config, f"run folder: {folder}\nto go on with it: {command(config, folder)}")
+            members = fit(config, corpus, members, network, step, signals, watch)
         signals.deliver()
-        if summary is None:
-            summary = evaluate(config, corpus, prime, network, state, files.lines)
-            plot(files.lines, summary, files.folder / "learning_curve.png")
-            experiment.write_sealed(files.folder / "summary.json", summary)
+        summaries = [finished(member, corpus, prime, network) for member in members]
+        summary = summaries[0] if config.seeds == 1 else together(config, members, summaries, folder)
     except (KeyboardInterrupt, SystemExit):
-        if files:
-            print(f"interrupted; to go on with it: {command(config, files.folder)}", file=sys.stderr)
+        if folder:
+            print(f"interrupted; to go on with it: {command(config, folder)}", file=sys.stderr)
         raise
-    report(config, prime, summary, files.folder)
+    report(config, prime, members, summaries, folder)
     return summary
+
+
+class Member(NamedTuple):
+    """The run of one seed."""
+
+    config: Config
+    files: experiment.Run
+    state: train.TrainState
+    summary: dict[str, Any] | None
+    """None until it is finished."""
+
+
+def usual_devices(config: Config) -> int:
+    """As many as divide the batch, or as have seeds."""
+    return len(rj.devices_for(config.batch)) if config.seeds == 1 else min(config.seeds, len(jax.local_devices()))
+
+
+def open_runs(
+    config: Config, corpus: data.Corpus, fresh: Callable[[int], train.TrainState]
+) -> tuple[Path, list[Member]]:
+    """The folder, and the run of each seed: new, or that which is resumed."""
+    resumes = config.resume not in (None, experiment.AUTO)
+    if config.seeds == 1:
+        member = (resume if resumes else begin)(config, corpus, fresh(config.seed))
+        return member.files.folder, [member]
+    folder = config.resume if resumes else new_folder(config, corpus)
+    members = []
+    for seed in range(config.seed, config.seed + config.seeds):
+        out = folder / f"seed-{seed}"
+        found = experiment.goes_on(out, BEGUN)
+        own = dataclasses.replace(
+            config, seed=seed, seeds=1, devices=1, out=out, overwrite=False, resume=out if found else experiment.AUTO
+        )
+        members.append((resume if found else begin)(own, corpus, fresh(seed)))
+    if resumes and any(member.summary is None for member in members):
+        experiment.write_config(folder, "char_lm", config, origin(corpus))
+    return folder, members
 
 
 def command(config: Config, folder: Path) -> str:
@@ -294,24 +382,28 @@ def say(config: Config, text: str) -> None:
         print(text, flush=True)
 
 
-def begin(
-    config: Config, corpus: data.Corpus, state: train.TrainState
-) -> tuple[experiment.Run, train.TrainState, None]:
-    """The files of a new run, which can be resumed from here on."""
+def origin(corpus: data.Corpus) -> dict[str, Any]:
+    """What starts a run, and on which text."""
+    return {**experiment.origin(), "text_sha256": identity(corpus)["sha256"]}
+
+
+def new_folder(config: Config, corpus: data.Corpus) -> Path:
+    """The folder of a new run."""
     inputs = [config.text] if config.text and str(config.text) != "-" else []
-    text = identity(corpus)
-    origin = {**experiment.origin(), "text_sha256": text["sha256"]}
-    folder = experiment.new_folder("char_lm", config, FILES, inputs, origin)
-    experiment.write_sealed(folder / "text.json", text)
+    return experiment.new_folder("char_lm", config, FILES, inputs, origin(corpus))
+
+
+def begin(config: Config, corpus: data.Corpus, state: train.TrainState) -> Member:
+    """A new run, which can be resumed from here on."""
+    folder = new_folder(config, corpus)
+    experiment.write_sealed(folder / "text.json", identity(corpus))
     files = experiment.Run(folder, ("config.json", "text.json"))
     files.save(state)
-    return files, state, None
+    return Member(config, files, state, None)
 
 
-def resume(
-    config: Config, corpus: data.Corpus, like: train.TrainState
-) -> tuple[experiment.Run, train.TrainState, dict[str, Any] | None]:
-    """The files and the state of the run to resume, and its summary if it is finished."""
+def resume(config: Config, corpus: data.Corpus, like: train.TrainState) -> Member:
+    """The run to resume."""
     folder = config.resume
     text = experiment.read_sealed(folder / "text.json")
     same = text is not None and text.get("sha256") == identity(corpus)["sha256"]
@@ -325,38 +417,55 @@ def resume(
     summary = experiment.read_sealed(folder / "summary.json")
     if done == config.steps and summary is not None and summary.get("steps") == done:
         files.write_lines()
-        return files, state, summary
-    origin = {**experiment.origin(), "text_sha256": text["sha256"]}
-    experiment.write_config(folder, "char_lm", config, origin)
+        return Member(config, files, state, summary)
+    experiment.write_config(folder, "char_lm", config, origin(corpus))
     files = experiment.Run(folder, ("config.json", "text.json"), saved)
     files.write_lines()
-    return files, state, None
+    return Member(config, files, state, None)
 
 
 def fit(
     config: Config,
     corpus: data.Corpus,
-    files: experiment.Run,
+    members: list[Member],
     network: rj.Network,
     step: train.Step,
-    state: train.TrainState,
     signals: SignalsWait,
     watch: experiment.Watch | None,
-) -> train.TrainState:
-    """Train to the last step, or until a signal comes."""
-    first, shared = int(state.step), len(state.step.devices())
-    watches = [watch] if watch else []
+) -> list[Member]:
+    """Train those that are not finished to the last step, or until a signal comes."""
+    going = [member for member in members if member.summary is None and (config.seeds == 1 or member.state.finite)]
+    if not going:
+        return members
+    count = sum(leaf.size for leaf in jax.tree.leaves(going[0].state.params))
+    files: experiment.Run | experiment.SeveralRuns = going[0].files
+    state, shared = going[0].state, len(going[0].state.step.devices())
+    if config.seeds > 1:
+        devices = jax.local_devices()[: config.devices]
+        files = experiment.SeveralRuns({member.config.seed: member.files for member in going})
+        state, step = rj.seeds.together([member.state for member in going], devices), rj.seeds.make_step(step, devices)
+        shared = min(len(devices), len(going))
+    first = int(state.step)
+    writers = {}
     if config.tensorboard:
-        watches.append(experiment.tensorboard(files.folder / "tensorboard", first))
-    count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-    say(config, f"{count:,} parameters, gradient by {config.algorithm} on {shared} device{'s' if shared > 1 else ''}")
+        for member in going:
+            folder = member.files.folder / "tensorboard"
+            writers[member.config.seed] = experiment.tensorboard(folder, int(member.state.step))
+    who = f"{len(going)} seeds, " if config.seeds > 1 else ""
+    say(
+        config,
+        f"{who}{count:,} parameters, gradient by {config.algorithm} on {shared} device{'s' if shared > 1 else ''}",
+    )
 
     def see(line: experiment.Line) -> None:
-        for each in watches:
-            each(line)
+        if watch:
+            watch(line)
+        if writers:
+            writers[line.get("seed", config.seed)]({name: line[name] for name in line if name != "seed"})
         if "validation_bits" in line:
+            seed = f"seed {line['seed']}, " if "seed" in line else ""
             held_out = f"{line['validation_bits']:.3f} on validation text"
-            progress.say(f"step {line['step']:>6}: {line['bits']:.3f} bits per character, {held_out}")
+            progress.say(f"{seed}step {line['step']:>6}: {line['bits']:.3f} bits per character, {held_out}")
 
     def line_of(metrics: train.Metrics) -> experiment.Line:
         return {"bits": metrics.loss / NATS, "grad_norm": metrics.grad_norm, "clipped": metrics.clipped}
@@ -365,11 +474,11 @@ def fit(
         return {"validation_bits": bits(network, state, corpus.validation, check)}
 
     def describe(line: experiment.Line) -> str:
-        return f"{line['bits']:.3f} bits per character"
+        return f"{line['bits']:.3f} bits per character" + (", mean over seeds" if config.seeds > 1 else "")
 
-    work = config.batch * config.length
+    work = config.batch * config.length * len(going)
     with experiment.Progress(config.steps, first, work, "characters", describe, config.quiet) as progress:
-        return files.fit(
+        state = files.fit(
             step,
             state,
             partial(data.training_window, corpus.train, config.length, config.batch),
@@ -382,6 +491,9 @@ def fit(
             progress,
             see,
         )
+    states = [state] if config.seeds == 1 else rj.seeds.apart(state, len(going))
+    after = {member.config.seed: state for member, state in zip(going, states, strict=True)}
+    return [member._replace(state=after.get(member.config.seed, member.state)) for member in members]
 
 
 def bits(
@@ -452,13 +564,52 @@ def evaluate(
     }
 
 
-def report(config: Config, prime: str, summary: dict[str, Any], folder: Path) -> None:
+def finished(member: Member, corpus: data.Corpus, prime: str, network: rj.Network) -> dict[str, Any] | None:
+    """The summary of a run after its last step, and its plot; None where it met a number that is not finite."""
+    if member.summary is not None or not member.state.finite:
+        return member.summary
+    lines, folder = member.files.lines, member.files.folder
+    summary = evaluate(member.config, corpus, prime, network, member.state, lines)
+    plot(lines, summary, folder / "learning_curve.png")
+    experiment.write_sealed(folder / "summary.json", summary)
+    return summary
+
+
+def together(
+    config: Config, members: list[Member], summaries: list[dict[str, Any] | None], folder: Path
+) -> dict[str, Any]:
+    """The summary of several seeds; a seed whose run met a number that is not finite has None."""
+    found = [summary for summary in summaries if summary]
+    if not found:
+        raise train.NonFiniteError(members[0].state)
+    bits = [summary["test_bits"] for summary in found]
+    each = {str(member.config.seed): summary for member, summary in zip(members, summaries, strict=True)}
+    summary = {
+        "test_bits": statistics.mean(bits),
+        "standard_deviation": statistics.stdev(bits) if len(bits) > 1 else None,
+        "steps": config.steps,
+        "devices": config.devices,
+        "training_seconds": max(summary["training_seconds"] for summary in found),
+        "seeds": {seed: summary and summary["test_bits"] for seed, summary in each.items()},
+    }
+    if experiment.read_sealed(folder / "summary.json") != summary:
+        experiment.write_sealed(folder / "summary.json", summary)
+    return summary
+
+
+def report(
+    config: Config, prime: str, members: list[Member], summaries: list[dict[str, Any] | None], folder: Path
+) -> None:
     """The summary, printed."""
     if config.quiet:
         return
-    print(f"\n{prime}{summary['sample']}\n")
+    found = [summary for summary in summaries if summary]
+    print(f"\n{prime}{found[0]['sample']}\n")
     print("bits per character on held-out text:")
-    for name, value in [(f"this {config.cell}", summary["test_bits"]), *summary["baselines"].items()]:
+    for member, summary in zip(members, summaries, strict=True):
+        name = f"this {config.cell}" + (f", seed {member.config.seed}" if config.seeds > 1 else "")
+        print(f"  {name:<20}" + (f"{summary['test_bits']:6.3f}" if summary else "not finite"))
+    for name, value in found[0]["baselines"].items():
         print(f"  {name:<20}{value:6.3f}")
     print(f"run folder: {folder}")
 

@@ -25,7 +25,10 @@ from rnn_jax import experiment
 from rnn_jax.checks import require
 
 FILES = r"report\.(md|json|png)"
-RUN = {"seed", "out", "overwrite", "resume", "generate", "checkpoint_every", "cache", "quiet", "tensorboard", "devices"}
+RUN = {
+    "seed", "seeds", "out", "overwrite", "resume", "generate", "checkpoint_every", "cache", "quiet", "tensorboard",
+    "devices",
+}  # fmt: skip
 """Settings that make no other experiment."""
 EXPECTED = (
     (char_lm.Config(), 2.34),

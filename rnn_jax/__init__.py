@@ -1,6 +1,6 @@
 """How a loss assigns credit back through time: gradients of recurrent networks, written by hand and proven exact."""
 
-from rnn_jax import checkpoint, data, diagnostics, gradients, jacobian, network, ops, recurrence, testing, train
+from rnn_jax import checkpoint, data, diagnostics, gradients, jacobian, network, ops, recurrence, seeds, testing, train
 from rnn_jax.cells import *  # noqa: F403
 from rnn_jax.cells import __all__ as _cells
 from rnn_jax.checks import InputError
@@ -61,6 +61,7 @@ __all__ = [
     "ops",
     "recurrence",
     "sample",
+    "seeds",
     "softmax_cross_entropy",
     "squared_error",
     "testing",

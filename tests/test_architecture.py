@@ -12,7 +12,8 @@ import rnn_jax
 ROOT = Path(rnn_jax.__file__).parent
 ORDER = [
     "types", "precision", "checks", "cells", "losses", "ops", "trajectory", "recurrence", "jacobian", "stack",
-    "network", "gradients", "diagnostics", "testing", "interrupts", "train", "checkpoint", "data", "experiment",
+    "network", "gradients", "diagnostics", "testing", "interrupts", "train", "seeds", "checkpoint", "data",
+    "experiment",
 ]  # fmt: skip
 FILES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
 AUTODIFF = re.compile(r"\b(grad|value_and_grad|vjp|jvp|jacfwd|jacrev|jacobian|hessian|linearize|linear_transpose)\b")

@@ -577,6 +577,37 @@ def test_memory_tasks_refuse_mistakes_in_one_line(tmp_path, flags, says):
 
 
 @pytest.mark.slow
+def test_held_out_compares_cells_and_goes_on(tmp_path):
+    """A second time it computes nothing."""
+    for _ in range(2):
+        result = script("held_out.py", "--quick", "--out", tmp_path / "out", cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert [(row["cell"], row["hidden"]) for row in summary["models"]] == [
+        ("elman", 8), ("gru", 8), ("elman", 16), ("gru", 16)
+    ]  # fmt: skip
+    assert all(len(row["test_bits"]) == row["finished"] == 2 for row in summary["models"])
+    assert (tmp_path / "out" / "table.md").read_text().count("±") == 4
+    assert (tmp_path / "out" / "held_out.png").read_bytes().startswith(PNG)
+    starts = json.loads((tmp_path / "out" / "gru-16" / "config.json").read_text())["starts"]
+    assert len(starts) == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (("--cells", "transformer"), "cells is ['transformer']"),
+        (("--seeds", "0"), "seeds is 0"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, tuple) else "",
+)
+def test_held_out_refuses_mistakes_in_one_line(tmp_path, flags, says):
+    result = script("held_out.py", *flags, cwd=tmp_path)
+    assert result.returncode == 2 and says in result.stderr and "Traceback" not in result.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.slow
 def test_real_sequences_are_learnt_or_say_what_to_install(tmp_path):
     result = script("real_sequences.py", "--quick", "--out", tmp_path, cwd=tmp_path)
     if all(any(importlib.metadata.distributions(name=name)) for name in ("scikit-learn", "sktime", "reservoirpy")):
@@ -689,6 +720,7 @@ def test_help_teaches(tmp_path):
     for name in (
         "minimal.py",
         "char_lm.py",
+        "held_out.py",
         "report.py",
         "kill_table.py",
         "compare_gradients.py",

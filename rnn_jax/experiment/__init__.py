@@ -8,6 +8,7 @@ from rnn_jax.experiment.loading import LoadedRun, character_network, load_run
 from rnn_jax.experiment.machine import cores, machine, use_cores
 from rnn_jax.experiment.origin import origin
 from rnn_jax.experiment.progress import Line, Progress, Watch
+from rnn_jax.experiment.several import SeveralRuns
 from rnn_jax.experiment.tensorboard import require_tensorboard, tensorboard
 from rnn_jax.experiment.training import Interrupted, Run, UnsavedError
 
@@ -19,6 +20,7 @@ __all__ = [
     "Parse",
     "Progress",
     "Run",
+    "SeveralRuns",
     "UnsavedError",
     "Watch",
     "character_network",

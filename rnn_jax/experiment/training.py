@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -66,11 +67,159 @@ class Sums(NamedTuple):
         return train.Metrics(self.loss / self.weight, norm, clipped, self.weight)
 
 
-class Run:
+class Training(ABC):
+    """A loop of steps with lines of metrics and saves, which a signal may end: ``Run`` and ``SeveralRuns``."""
+
+    _seconds: float
+    """The time of training before this process."""
+
+    def fit(
+        self,
+        step: train.Step,
+        state: train.TrainState,
+        batch_at: Callable[[int], Batch],
+        steps: int,
+        every: int,
+        signals: SignalsWait,
+        save_every: int | None = None,
+        line_of: Callable[[train.Metrics], Line] = lambda metrics: metrics._asdict(),
+        measure: Callable[[train.TrainState, Callable[[], None]], Line] = lambda state, check: {},
+        progress: Progress | None = None,
+        watch: Watch = lambda line: None,
+    ) -> train.TrainState:
+        """Train to the last step, or until a signal comes, which is delivered by the caller.
+
+        A line is written at each multiple of ``every`` and at the last step, a checkpoint at each multiple of
+        ``save_every`` and at the last step, and both where a signal comes.  A run that is resumed from any of these
+        writes the same lines, but for "seconds".
+
+        Args:
+          step: as from ``train.make_step``.
+          state: as from ``train.init_state``, or that of the checkpoint with which the run is resumed.
+          batch_at: the window of each step, a pure function of the step's number.
+          steps: the number of the last step, counted from the start of training.
+          every: how many steps a line spans.
+          signals: a context that holds signals, such as Ctrl-C.
+          save_every: how many steps a checkpoint spans; by default ten lines.
+          line_of: what a line says of the means of the metrics.
+          measure: ``measure(state, check)``, what the lines of every tenth multiple of ``every`` and of the last step
+            say besides.  It calls ``check()`` now and then, which raises ``Interrupted`` where a signal waits; the run
+            that is resumed begins with this measurement.
+          progress: shows the steps and the lines.
+          watch: called with each line.
+
+        Returns:
+          The state after the last step that was made.
+
+        Raises:
+          UnsavedError: the last save failed.
+          NonFiniteError: a number that is not finite; the last good state is saved.
+          InputError: an invalid argument.
+        """
+        save_every = 10 * every if save_every is None else save_every
+        for name, count in (("steps", steps), ("every", every), ("save_every", save_every)):
+            check_int(count, name)
+        began, done, made = time.perf_counter() - self._seconds, int(state.step), list[train.Metrics]()
+        changed = bool(self.unsaved())
+
+        def check() -> None:
+            if signals.pending is not None:
+                raise Interrupted
+
+        def window(index: int) -> Batch:
+            check()
+            return batch_at(index)
+
+        def noted(state: train.TrainState, batch: Batch) -> tuple[train.TrainState, train.Metrics]:
+            state, metrics = step(state, batch)
+            made.append(metrics)
+            if len(made) > AHEAD:
+                jax.block_until_ready(made[-1 - AHEAD].loss)
+            if progress:
+                progress.step()
+            return state, metrics
+
+        def elapsed() -> float:
+            return time.perf_counter() - began
+
+        def add(state: train.TrainState) -> None:
+            self._add(jax.device_get(made), state, elapsed)
+            made.clear()
+
+        def measured(state: train.TrainState) -> Line:
+            return measure(state, check) if done % (10 * every) == 0 or done == steps else {}
+
+        try:
+            while True:
+                if self._begun(state) and (done % every == 0 or done == steps):
+                    line = self._report(state, line_of, measured, elapsed, watch)
+                    changed = True
+                    if progress:
+                        progress.line(line)
+                if changed and (done % save_every == 0 or done == steps):
+                    self.save(state)
+                    changed = bool(self.unsaved())
+                if done == steps or self._ended(state):
+                    break
+                until = min(*(done + size - done % size for size in (every, save_every)), steps)
+                for after, _ in train.run(noted, state, window, until, until - done):
+                    add(after)
+                    state, done, changed = after, int(after.step), True
+        except Interrupted:
+            if changed:
+                self.save(state)
+        except train.NonFiniteError as error:
+            del made[error.step - done :]
+            add(error.state)
+            self._diverge(error)
+            raise
+        if self.unsaved():
+            raise UnsavedError(str(self.unsaved()[0]))
+        return state
+
+    @abstractmethod
+    def save(self, state: train.TrainState) -> None:
+        """Write a checkpoint, and metrics.jsonl; where this fails, say so on stderr and go on."""
+
+    @abstractmethod
+    def unsaved(self) -> list[InputError]:
+        """Why files are not as they should be."""
+
+    @abstractmethod
+    def _diverge(self, error: train.NonFiniteError) -> None:
+        """Save the last good state, and write diverged.json: the step and the message."""
+
+    @abstractmethod
+    def _add(self, made: list[train.Metrics], state: train.TrainState, elapsed: Callable[[], float]) -> None:
+        """Add the metrics of the steps that led to this state."""
+
+    @abstractmethod
+    def _begun(self, state: train.TrainState) -> bool:
+        """Whether a line is begun that may end at this state."""
+
+    @abstractmethod
+    def _report(
+        self,
+        state: train.TrainState,
+        line_of: Callable[[train.Metrics], Line],
+        measured: Callable[[train.TrainState], Line],
+        elapsed: Callable[[], float],
+        watch: Watch,
+    ) -> Line:
+        """End a line at this state; returns what is shown of it."""
+
+    @abstractmethod
+    def _ended(self, state: train.TrainState) -> bool:
+        """Whether no further step can be made."""
+
+
+class Run(Training):
     """The files of a training run: metrics.jsonl, the folder checkpoint/, and others that are kept as they are.
 
     A checkpoint holds the state, all lines of metrics up to it, and the sums for the next one.  So metrics.jsonl is
     written again from it, whatever has become of the file.
+
+    A run that met a number that is not finite has diverged.json, its step and the message.
 
     A file that cannot be written does not end the run.  It is said in a line on stderr, and tried again at the next
     save.  A folder that was deleted is made again then, whole.
@@ -131,113 +280,45 @@ class Run:
         text = "".join(json.dumps(line) + "\n" for line in self.lines)
         self._attempt("metrics.jsonl", partial(self._keep, "metrics.jsonl", text, renew=True))
 
-    def fit(
+    def unsaved(self) -> list[InputError]:
+        """Why files are not as they should be."""
+        return list(self._unsaved.values())
+
+    def _diverge(self, error: train.NonFiniteError) -> None:
+        self.save(error.state)
+        text = json.dumps({"step": error.step, "message": str(error)}) + "\n"
+        self._attempt("diverged.json", partial(self._keep, "diverged.json", text, renew=True))
+
+    def _add(self, made: list[train.Metrics], state: train.TrainState, elapsed: Callable[[], float]) -> None:
+        """Add the metrics of the steps that led to this state."""
+        for metrics in made:
+            self._sums = self._sums.add(metrics)
+        self._seconds = elapsed()
+
+    def _begun(self, state: train.TrainState) -> bool:
+        """Whether a line is begun that ends at this state or later."""
+        return self._sums.steps > 0
+
+    def _report(
         self,
-        step: train.Step,
         state: train.TrainState,
-        batch_at: Callable[[int], Batch],
-        steps: int,
-        every: int,
-        signals: SignalsWait,
-        save_every: int | None = None,
-        line_of: Callable[[train.Metrics], Line] = lambda metrics: metrics._asdict(),
-        measure: Callable[[train.TrainState, Callable[[], None]], Line] = lambda state, check: {},
-        progress: Progress | None = None,
-        watch: Watch = lambda line: None,
-    ) -> train.TrainState:
-        """Train to the last step, or until a signal comes, which is delivered by the caller.
+        line_of: Callable[[train.Metrics], Line],
+        measured: Callable[[train.TrainState], Line],
+        elapsed: Callable[[], float],
+        watch: Watch,
+    ) -> Line:
+        """End a line at this state; returns what is shown of it."""
+        line = {"step": int(state.step), **line_of(self._sums.mean()), "seconds": elapsed()}
+        line |= measured(state)
+        self._sums, self._seconds = Sums(), elapsed()
+        self.lines.append(line)
+        self.write_lines()
+        watch(line)
+        return line
 
-        A line is written at each multiple of ``every`` and at the last step, a checkpoint at each multiple of
-        ``save_every`` and at the last step, and both where a signal comes.  A run that is resumed from any of these
-        writes the same lines, but for "seconds".
-
-        Args:
-          step: as from ``train.make_step``.
-          state: as from ``train.init_state``, or that of the checkpoint with which the run is resumed.
-          batch_at: the window of each step, a pure function of the step's number.
-          steps: the number of the last step, counted from the start of training.
-          every: how many steps a line spans.
-          signals: a context that holds signals, such as Ctrl-C.
-          save_every: how many steps a checkpoint spans; by default ten lines.
-          line_of: what a line says of the means of the metrics.
-          measure: ``measure(state, check)``, what the lines of every tenth multiple of ``every`` and of the last step
-            say besides.  It calls ``check()`` now and then, which raises ``Interrupted`` where a signal waits; the run
-            that is resumed begins with this measurement.
-          progress: shows the steps and the lines.
-          watch: called with each line.
-
-        Returns:
-          The state after the last step that was made.
-
-        Raises:
-          UnsavedError: the last save failed.
-          NonFiniteError: a number that is not finite; the last good state is saved.
-          InputError: an invalid argument.
-        """
-        save_every = 10 * every if save_every is None else save_every
-        for name, count in (("steps", steps), ("every", every), ("save_every", save_every)):
-            check_int(count, name)
-        began, done, made = time.perf_counter() - self._seconds, int(state.step), list[train.Metrics]()
-        changed = bool(self._unsaved)
-
-        def check() -> None:
-            if signals.pending is not None:
-                raise Interrupted
-
-        def window(index: int) -> Batch:
-            check()
-            return batch_at(index)
-
-        def noted(state: train.TrainState, batch: Batch) -> tuple[train.TrainState, train.Metrics]:
-            state, metrics = step(state, batch)
-            made.append(metrics)
-            if len(made) > AHEAD:
-                jax.block_until_ready(made[-1 - AHEAD].loss)
-            if progress:
-                progress.step()
-            return state, metrics
-
-        def add(count: int) -> None:
-            for metrics in jax.device_get(made[:count]):
-                self._sums = self._sums.add(metrics)
-            made.clear()
-            self._seconds = time.perf_counter() - began
-
-        def report() -> None:
-            line = {"step": done, **line_of(self._sums.mean()), "seconds": time.perf_counter() - began}
-            if done % (10 * every) == 0 or done == steps:
-                line |= measure(state, check)
-            self._sums, self._seconds = Sums(), time.perf_counter() - began
-            self.lines.append(line)
-            self.write_lines()
-            watch(line)
-            if progress:
-                progress.line(line)
-
-        try:
-            while True:
-                if self._sums.steps and (done % every == 0 or done == steps):
-                    report()
-                    changed = True
-                if changed and (done % save_every == 0 or done == steps):
-                    self.save(state)
-                    changed = bool(self._unsaved)
-                if done == steps:
-                    break
-                until = min(*(done + size - done % size for size in (every, save_every)), steps)
-                for after, _ in train.run(noted, state, window, until, until - done):
-                    state, done, changed = after, int(after.step), True
-                    add(len(made))
-        except Interrupted:
-            if changed:
-                self.save(state)
-        except train.NonFiniteError as error:
-            add(error.step - done)
-            self.save(error.state)
-            raise
-        if self._unsaved:
-            raise UnsavedError(str(next(iter(self._unsaved.values()))))
-        return state
+    def _ended(self, state: train.TrainState) -> bool:
+        """Whether no further step can be made."""
+        return False
 
     def _keep(self, name: str, text: str, renew: bool = False) -> None:
         path = self.folder / name
