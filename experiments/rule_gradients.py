@@ -17,6 +17,8 @@ from rnn_jax.diagnostics import alignment, bias_and_variance
 from rnn_jax.gradients.dni import true_adjoints
 
 Build = Callable[[rj.Network], rj.Algorithm]
+Keep = Callable[[str, Callable[[], Any]], Any]
+"""``(name, measure) -> result``, as ``experiment.Parts.result``."""
 FUTURE = "dni, true future"
 """The exact gradient as future-facing rules share it out: all losses to come, by the parameters' use in this window."""
 GROUPS = {
@@ -199,25 +201,28 @@ def table(
     batch: int,
     seeds: range,
     keys: int,
+    keep: Keep,
 ) -> list[dict[str, Any]]:
     """Of each rule at each size: its claim, accuracy, time a step and memory."""
-    rows = []
-    for hidden, name in tqdm(list(itertools.product(sizes, rules)), desc="table", disable=None):
+
+    def row(hidden: int, name: str) -> dict[str, Any]:
         network = network_of(cell, hidden)
         settings = settings_of(network, [initial(network, seed) for seed in seeds], length, batch)
         program = compiled(rj.ALGORITHMS[name], network, window, *settings[0][:2])
-        rows.append(
-            {
-                "rule": name,
-                "hidden": hidden,
-                "claim": claim_of(rj.ALGORITHMS[name](network)),
-                **accuracy_of(program, settings, keys),
-                "microseconds": microseconds({name: program}, *settings[0][:2])[name],
-                "memory": program.memory,
-                "temporaries": program.temporaries,
-            }
-        )
-    return rows
+        return {
+            "rule": name,
+            "hidden": hidden,
+            "claim": claim_of(rj.ALGORITHMS[name](network)),
+            **accuracy_of(program, settings, keys),
+            "microseconds": microseconds({name: program}, *settings[0][:2])[name],
+            "memory": program.memory,
+            "temporaries": program.temporaries,
+        }
+
+    return [
+        keep(f"table, {name}, H = {hidden}", functools.partial(row, hidden, name))
+        for hidden, name in tqdm(list(itertools.product(sizes, rules)), desc="table", disable=None)
+    ]
 
 
 def claim_of(algorithm: rj.Algorithm) -> str:
@@ -234,14 +239,20 @@ def noise(
     length: int,
     seeds: range,
     keys: int,
+    keep: Keep,
 ) -> list[dict[str, Any]]:
     """The relative variance of the unbiased rules against the length of their segments, for one example."""
-    network, rows = network_of(cell, hidden), []
+    network = network_of(cell, hidden)
     settings = settings_of(network, [initial(network, seed) for seed in seeds], length, 1)
-    for name, segment in tqdm(list(itertools.product(noisy, lengths)), desc="noise", disable=None):
+
+    def row(name: str, segment: int) -> dict[str, Any]:
         program = compiled(noisy[name](segment), network, length, *settings[0][:2])
-        rows.append({"rule": name, "segment": segment, **accuracy_of(program, settings, keys)})
-    return rows
+        return {"rule": name, "segment": segment, **accuracy_of(program, settings, keys)}
+
+    return [
+        keep(f"noise, {name}, segments of {segment}", functools.partial(row, name, segment))
+        for name, segment in tqdm(list(itertools.product(noisy, lengths)), desc="noise", disable=None)
+    ]
 
 
 def tradeoff(
@@ -253,22 +264,27 @@ def tradeoff(
     batch: int,
     keys: int,
     params: dict[str, list[rj.Params]],
+    keep: Keep,
 ) -> list[dict[str, Any]]:
     """Time a step, and error of a draw by the weights' age, of each family of rules, in windows of one segment."""
     network = network_of(cell, hidden)
     settings = {when: settings_of(network, each, length, batch) for when, each in params.items()}
     some = next(iter(settings.values()))[0][:2]
-    rows = []
-    for segment in lengths:
+
+    def rows(segment: int) -> list[dict[str, Any]]:
         programs = {
             name: compiled(family(segment), network, segment, *some)
             for name, family in tqdm(families.items(), desc=f"segments of {segment}", disable=None)
         }
         times = microseconds(programs, *some)
+        found = []
         for name, program in programs.items():
             accuracy = {when: accuracy_of(program, each, keys) for when, each in settings.items()}
-            rows.append({"rule": name, "segment": segment, "microseconds": times[name], **accuracy})
-    return rows
+            found.append({"rule": name, "segment": segment, "microseconds": times[name], **accuracy})
+        return found
+
+    kept = [keep(f"tradeoff, segments of {segment}", functools.partial(rows, segment)) for segment in lengths]
+    return list(itertools.chain(*kept))
 
 
 def microseconds(programs: dict[str, Program], params: rj.Params, batch: rj.Batch, rounds: int = 9) -> dict[str, float]:
