@@ -24,6 +24,7 @@ class Config:
     kind: Literal["a", "b"] = "a"
     test_length: int | None = None
     decay: bool = True
+    starts: int = 5
     out: Path | None = None
     overwrite: bool = False
     resume: Literal["auto"] | None = None
@@ -49,7 +50,7 @@ def test_a_part_is_measured_once_and_is_the_same_when_read(config):
     first = parts_of(config).result("a, H = 3", lambda: result)
     again = parts_of(config).result("a, H = 3", never)
     assert repr(first) == repr(again) and first["curve"] == [[1, 0.1 + 0.2], [2, 1e-310]]
-    assert len(experiment.read_sealed(config.out / "config.json")["starts"]) == 2
+    assert len(experiment.read_sealed(config.out / "config.json")["started by"]) == 2
 
 
 def test_a_part_that_was_stopped_or_damaged_is_measured_again(config):
@@ -101,7 +102,9 @@ def test_a_run_is_replaced_with_its_parts(config):
     assert parts_of(config).result("one", never) == 2  # it began with --overwrite, and goes on without
 
 
-@pytest.mark.parametrize("changed", [{}, {"models": None, "decay": False, "quick": False}, {"test_length": 5}])
+@pytest.mark.parametrize(
+    "changed", [{}, {"models": None, "decay": False, "quick": False}, {"test_length": 5, "starts": 7}]
+)
 def test_the_printed_command_goes_on_from_any_folder(config, changed, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = dataclasses.replace(config, out=Path("run"), resume=None, **changed)

@@ -17,8 +17,8 @@ from rnn_jax.experiment.files import read_sealed, write_sealed
 Config = TypeVar("Config")
 AUTO = Path("auto")
 """The value of --resume that starts a run, or goes on with it."""
-STARTS = "starts"
-"""In config.json: the origin of each process that began or resumed the run."""
+STARTS = "started by"
+"""In config.json: the origin of each process that began or resumed the run; with a space, it is the name of no flag."""
 
 
 def new_folder(
