@@ -75,6 +75,8 @@ class Config:
     """Steps of a segment in tradeoff; all divide the length."""
     noise_segments: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
     """Steps of a segment where the noise of the unbiased rules is measured."""
+    ranks: tuple[int, ...] = (1, 2, 4)
+    """Ranks of optimal_kronecker where its noise is measured."""
     length: int = 100
     """T of the sequences on which gradients are compared, a multiple of the window."""
     batch: int = 8
@@ -125,7 +127,7 @@ def check(config: Config) -> None:
     positive = ("hidden", "window", "length", "batch", "windows", "copying_window", "copying_batch", "chunk", "chunks")
     for name in (*positive, "solved", "seeds", "keys"):
         require(getattr(config, name) > 0, name, getattr(config, name), "positive")
-    for name in ("sizes", "segments", "noise_segments"):
+    for name in ("sizes", "segments", "noise_segments", "ranks"):
         value = getattr(config, name)
         require(value and min(value) > 0, name, value, "positive numbers, one or more")
     for window in (config.window, config.alignment_window):
@@ -200,7 +202,7 @@ def table(config: Config, parts: experiment.Parts) -> dict[str, Any]:
     rule_figures.plot_sizes(title, rows, parts.folder / "sizes.png")
     print("\n" + "\n".join(rule_figures.table_lines(rows)))
     length = 3 * max(config.noise_segments)
-    noisy = some(config, rule_gradients.NOISY)
+    noisy = some(config, rule_gradients.noisy_rules(config.ranks))
     of_noise = config.sizes[0], config.noise_segments, length, seeds, config.keys
     noise = rule_gradients.noise(noisy, config.cell, *of_noise, parts.result)
     rule_figures.plot_noise(model(config, H=config.sizes[0], T=length), noise, parts.folder / "noise.png")

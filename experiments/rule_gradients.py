@@ -42,18 +42,6 @@ FAMILIES: dict[str, Callable[[int], Build]] = {
     "optimal_kronecker": lambda n: functools.partial(rj.optimal_kronecker, segment=n),
 }
 """Rules by the length of their segments."""
-NOISY: dict[str, Callable[[int], Build]] = {
-    "uoro": FAMILIES["uoro"],
-    "kf_rtrl": FAMILIES["kf_rtrl"],
-    "reverse_kf_rtrl": lambda n: functools.partial(rj.reverse_kf_rtrl, segment=n),
-    **{
-        f"optimal_kronecker, rank {rank}": lambda n, rank=rank: functools.partial(
-            rj.optimal_kronecker, rank=rank, segment=n
-        )
-        for rank in (1, 2, 4)
-    },
-}
-"""The unbiased rules whose noise falls with the length of their segments."""
 
 
 class Program(NamedTuple):
@@ -66,6 +54,21 @@ class Program(NamedTuple):
     """Bytes that the rule carries of an example, beside the recurrent state."""
     temporaries: int
     """Bytes of scratch memory, of the whole batch."""
+
+
+def noisy_rules(ranks: tuple[int, ...]) -> dict[str, Callable[[int], Build]]:
+    """The unbiased rules whose noise falls with the length of their segments, by that length."""
+    return {
+        "uoro": FAMILIES["uoro"],
+        "kf_rtrl": FAMILIES["kf_rtrl"],
+        "reverse_kf_rtrl": lambda n: functools.partial(rj.reverse_kf_rtrl, segment=n),
+        **{
+            f"optimal_kronecker, rank {rank}": lambda n, rank=rank: functools.partial(
+                rj.optimal_kronecker, rank=rank, segment=n
+            )
+            for rank in ranks
+        },
+    }
 
 
 def network_of(cell: str, hidden: int) -> rj.Network:

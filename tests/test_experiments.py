@@ -523,6 +523,7 @@ def test_learning_rules_are_compared(tmp_path):
         (("--rules", "backprop"), "rules is ['backprop']"),
         (("--segments", "3"), "divisors of the length, 100"),
         (("--windows", "41"), "windows is 41; it must be a multiple of 40"),
+        (("--copying-window", "5"), "copying_window is 5; it must be a divisor of the chunk, 64"),
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else "",
 )
@@ -566,6 +567,9 @@ def test_memory_tasks_are_learnt_and_plotted(tmp_path):
     [
         (("--models", "transformer"), "models is ['transformer']"),
         (("--length", "2"), "length is 2; it must be 3 steps or more"),
+        (("--rates", "rnn", "1e-3"), "rates is 'rnn'; it must be some of elman"),
+        (("--rates", "irnn", "0"), "rates is 0.0; it must be a positive number after each name"),
+        (("--resume", "auto"), "resume is 'auto'; it must be used with --out"),
         (("--rate", "0"), "rate is 0.0; it must be a positive number"),
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else "",
