@@ -121,14 +121,15 @@ class Config:
     steps: int | None = None
     """Training steps at most; by default 6,000, of parity and flip_flop 3,000."""
     rate: float | None = None
-    """Learning rate of Adam for all cells; by default 3e-3, of copy_memory 1e-3 and of parity 1e-2, and --rates."""
+    """Learning rate of Adam for all cells; by default that of --rates, and of other cells 3e-3, with copy_memory 1e-3
+    and with parity 1e-2."""
     rates: tuple[tuple[str, float], ...] = (("irnn", 3e-4),)
-    """Cells that have a learning rate of their own where --rate is left out, each with it."""
+    """Cells that have a learning rate of their own where --rate is left out, each followed by it."""
     clip: float = 1.0
     """Largest norm of the gradient."""
     solved: float | None = None
-    """The share of the loss without memory below which a task is solved and training stops; by default 0.05, of parity
-    2e-4, since longer strings need more."""
+    """The share of the loss without memory below which a task is solved and training stops; by default 0.05, and of
+    parity 2e-4, since longer strings need more."""
     every: int = 50
     """Training steps of a point of the learning curve."""
     test_length: int = 512

@@ -56,10 +56,10 @@ class Config:
     epochs: int = 40
     """Passes over the sequences for training, of the laser over its windows."""
     rate: float | None = None
-    """Learning rate of Adam at the start, for all networks; by default 1e-2, and --rates."""
+    """Learning rate of Adam at the start, for all networks; by default that of --rates, and of others 1e-2."""
     rates: tuple[tuple[str, float], ...] = (("elman", 3e-3), ("irnn", 3e-4))
-    """Networks that have a learning rate of their own where --rate is left out, each with it: those without gates,
-    whose gradient grows most."""
+    """Networks that have a learning rate of their own where --rate is left out, each followed by it: those without
+    gates, whose gradient grows most."""
     last_rate: float = 0.0
     """The share of the learning rate that is left at the end, along a cosine."""
     clip: float = 1.0
