@@ -9,21 +9,24 @@ fixed points among them, and the eigenvalues of the Jacobian at each in the comp
 Examples:
   python experiments/fixed_points.py
   python experiments/fixed_points.py --cells lstm --starts 5000
+  python experiments/fixed_points.py --out runs/fixed --resume auto
   python experiments/fixed_points.py --quick
 """
 
 import dataclasses
+import functools
 import itertools
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import figures
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.flatten_util import ravel_pytree
 from tqdm import tqdm
 
 import rnn_jax as rj
@@ -32,6 +35,7 @@ from rnn_jax.checks import require
 from rnn_jax.data import flip_flop
 from rnn_jax.data.tasks import flip_flop_chance
 from rnn_jax.diagnostics import FixedPoints
+from rnn_jax.network import Recurrent
 
 FILES = r"summary\.json|fixed_points_[a-z_-]+\.png"
 """What a run writes beside config.json."""
@@ -52,6 +56,8 @@ class Config:
     """Names of the registry of cells."""
     hidden: int = 64
     """H."""
+    recurrent: Recurrent = "orthogonal"
+    """Initialisation of W."""
     length: int = 100
     """T of the sequences."""
     batch: int = 64
@@ -80,6 +86,8 @@ class Config:
     """Run folder; by default runs/fixed_points/TIME."""
     overwrite: bool = False
     """Replace what the run folder holds."""
+    resume: Literal["auto"] | None = None
+    """With auto, go on with the run in the folder given by --out, by the same command, or start it."""
     quick: bool = False
     """One small network, short training and few starts."""
 
@@ -97,13 +105,18 @@ def check(config: Config) -> None:
     require(config.seed >= 0, "seed", config.seed, "0 or more")
 
 
-def train(config: Config, cell: str) -> tuple[rj.Network, rj.Params, list[float]]:
-    """Train a network on the flip-flop; the list is the loss of each report."""
+def initial(config: Config, cell: str) -> tuple[rj.Network, rj.Params]:
+    """A network for the flip-flop as it is drawn."""
     network = rj.Network((rj.CELLS[cell],), inputs=3, hidden=config.hidden, outputs=3, loss=rj.squared_error())
+    return network, rj.init(network, jax.random.key(config.seed), config.recurrent)
+
+
+def train(config: Config, cell: str) -> dict[str, list[float]]:
+    """Train a network on the flip-flop; returns the loss of each report, and the parameters one after another."""
+    network, params = initial(config, cell)
     algorithm, optimiser = rj.bptt(network), optax.adam(config.rate)
     clip = rj.train.clip_by_global_norm(config.clip)
     step = rj.train.make_step(algorithm, optimiser, clip)
-    params = rj.init(network, jax.random.key(config.seed), recurrent="orthogonal")
     state = rj.train.init_state(algorithm, optimiser, params, config.batch)
     draw = jax.jit(lambda index: flip_flop(jax.random.key(index), config.length, config.batch))
     batch_at = lambda index: draw(index + 10**6 * (config.seed + 1))  # noqa: E731
@@ -112,7 +125,7 @@ def train(config: Config, cell: str) -> tuple[rj.Network, rj.Params, list[float]
     for after, metrics in tqdm(reports, total=config.steps // config.every, desc=cell, unit="report", disable=None):
         state = after
         losses.append(float(metrics.loss))
-    return network, state.params, losses
+    return {"losses": losses, "params": np.asarray(ravel_pytree(state.params)[0]).tolist()}
 
 
 def visited_states(config: Config, network: rj.Network, params: rj.Params) -> tuple[Any, rj.Batch]:
@@ -135,9 +148,12 @@ def starts_of(config: Config, states: Any) -> Any:
     )
 
 
-def analyse(config: Config, cell: str) -> tuple[dict[str, Any], FixedPoints, np.ndarray]:
-    """What is written of a cell; its fixed points; and the visited states, [T·B, N]."""
-    network, params, losses = train(config, cell)
+def analyse(
+    config: Config, cell: str, trained: dict[str, list[float]]
+) -> tuple[dict[str, Any], FixedPoints, np.ndarray]:
+    """What is written of a trained cell; its fixed points; and the visited states, [T·B, N]."""
+    network, params = initial(config, cell)
+    params, losses = ravel_pytree(params)[1](jnp.array(trained["params"], jnp.float32)), trained["losses"]
     states, _ = visited_states(config, network, params)
     starts = (starts_of(config, states),)
     began = time.perf_counter()
@@ -188,12 +204,13 @@ def run(config: Config) -> None:
         small = {"cells": config.cells[:1], "hidden": 16, "length": 30, "batch": 16, "steps": 300}
         config = dataclasses.replace(config, **small, rate=1e-2, starts=100, between=100)
     check(config)
-    folder = experiment.new_folder("fixed_points", config, FILES)
+    parts = experiment.Parts("fixed_points", config, FILES)
     rows = []
     for cell in config.cells:
-        row, found, states = analyse(config, cell)
+        trained = parts.result(cell, functools.partial(train, config, cell))
+        row, found, states = analyse(config, cell, trained)
         rows.append(row)
-        plot(config, cell, row, found, states, folder / f"fixed_points_{cell}.png")
+        plot(config, cell, row, found, states, parts.folder / f"fixed_points_{cell}.png")
         print(
             f"{cell}: loss {row['loss']:.4f}; {row['stable']} stable fixed points and {row['saddles']} saddles, from "
             f"{row['converged']} of {row['starts']} starts with a residual of {row['tolerance']:.0e} or less, in "
@@ -204,8 +221,8 @@ def run(config: Config) -> None:
             output = ", ".join(f"{value:+.2f}" for value in point["output"])
             largest = abs(complex(*point["eigenvalues"][0]))
             print(f"  {kind:<12} output ({output})  |λ| up to {largest:.3f}, {point['starts that ended here']} starts")
-    experiment.write_json(folder / "summary.json", {"machine": experiment.machine(), "rows": rows})
-    print(f"run folder: {folder}")
+    experiment.write_json(parts.folder / "summary.json", {"machine": experiment.machine(), "rows": rows})
+    print(f"run folder: {parts.folder}")
 
 
 def plot(config: Config, cell: str, row: dict[str, Any], found: FixedPoints, states: np.ndarray, path: Path) -> None:

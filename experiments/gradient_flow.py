@@ -14,6 +14,7 @@ the sequence (chrono), before training and after it.  Measured, in float64, from
 Examples:
   python experiments/gradient_flow.py
   python experiments/gradient_flow.py --gains 0.8 1 1.2 --length 200 --windows 1 10 100 200
+  python experiments/gradient_flow.py --out runs/flow --resume auto
   python experiments/gradient_flow.py --quick
 """
 
@@ -21,7 +22,7 @@ import dataclasses
 import functools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import flow_figures
 import jax
@@ -42,8 +43,6 @@ from rnn_jax.network import Recurrent
 apply = jax.jit(rj.apply, static_argnames="network")
 FILES = r"summary\.json|(gradient_flow|shares|truncation|singular_values|lyapunov|clipping)\.png"
 """What a run writes beside config.json."""
-DRIVEN = 10
-"""The Lyapunov spectrum is that of so many sequences, one after the other, behind a first one."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +59,8 @@ class Config:
     """Steps of the windows of truncated BPTT; all divide the length."""
     batch: int = 32
     """Sequences on which everything is measured; the singular values and exponents are those of the first one."""
+    driven: int = 10
+    """Sequences, one after the other behind a first one, of which the Lyapunov exponents are those of the inputs."""
     steps: int = 1500
     """Training steps; 0 leaves out all that is measured after training."""
     training_batch: int = 32
@@ -76,13 +77,15 @@ class Config:
     """Run folder; by default runs/gradient_flow/TIME."""
     overwrite: bool = False
     """Replace what the run folder holds."""
+    resume: Literal["auto"] | None = None
+    """With auto, go on with the run in the folder given by --out, by the same command, or start it."""
     quick: bool = False
     """A small network, short sequences and 20 training steps."""
 
 
 def check(config: Config) -> None:
     """Refuse what does not fit together."""
-    for name in ("hidden", "batch", "training_batch", "every"):
+    for name in ("hidden", "batch", "driven", "training_batch", "every"):
         require(getattr(config, name) > 0, name, getattr(config, name), "positive")
     require(config.length > 2, "length", config.length, "3 or more")
     require(config.gains and min(config.gains) > 0, "gains", config.gains, "positive numbers, one or more")
@@ -151,8 +154,8 @@ def measure(config: Config, network: rj.Network, params: rj.Params, spectra: boo
                 "largest": logs[:, 0].tolist(),
                 "median": np.median(logs[:, : config.hidden], axis=1).tolist(),  # of the H largest
             }
-        driven = jnp.concatenate([jnp.moveaxis(data.xs, 1, 0).reshape(-1, 1, 2)] * (1 + DRIVEN))
-        driven = driven[: (1 + DRIVEN) * config.length]
+        driven = jnp.concatenate([jnp.moveaxis(data.xs, 1, 0).reshape(-1, 1, 2)] * (1 + config.driven))
+        driven = driven[: (1 + config.driven) * config.length]
         _, state = apply(network, params, state, driven[: config.length])
         spectrum = lyapunov_spectrum(network, params, state, driven[config.length :], count=config.hidden)[0]
         found["lyapunov"] = np.sort(spectrum)[::-1].tolist()
@@ -197,32 +200,40 @@ def train(config: Config, network: rj.Network, params: rj.Params) -> tuple[rj.Pa
     return state.params, curve
 
 
+def before_and_after(config: Config, name: str) -> dict[str, Any]:
+    """What is measured of a network of ``CELLS`` before training and after it, and how training went."""
+    network, params = initial(config, name)
+    spectra = name in flow_figures.SPECTRA
+    found: dict[str, Any] = {"before training": measure(config, network, params, spectra)}
+    if config.steps:
+        params, found["training"] = train(config, network, params)
+        found["after training"] = measure(config, network, params, spectra)
+    return found
+
+
 def run(config: Config) -> None:
     """Measure, train, measure again, plot, and write summary.json."""
     if config.quick:
         short = {"length": 20, "windows": (1, 20), "gains": (0.5, 1.5), "steps": 20, "every": 10}
         config = dataclasses.replace(config, hidden=8, batch=4, training_batch=4, **short)
     check(config)
-    folder = experiment.new_folder("gradient_flow", config, FILES)
+    parts = experiment.Parts("gradient_flow", config, FILES)
     summary: dict[str, Any] = {"gain": {}, "before training": {}, "after training": {}, "training": {}}
-    with tqdm(total=len(config.gains) + len(CELLS) * (2 if config.steps else 1), unit="network", disable=None) as bar:
+    with tqdm(total=len(config.gains) + len(CELLS), unit="network", disable=None) as bar:
         for gain in config.gains:
-            summary["gain"][str(gain)] = measure(config, *with_gain(config, gain), spectra=False)
+            measured = functools.partial(measure, config, *with_gain(config, gain), spectra=False)
+            summary["gain"][str(gain)] = parts.result(f"g = {gain}", measured)
             bar.update()
         for name in CELLS:
-            network, params = initial(config, name)
-            spectra = name in flow_figures.SPECTRA
-            summary["before training"][name] = measure(config, network, params, spectra)
+            found = parts.result(name, functools.partial(before_and_after, config, name))
+            for when, each in found.items():
+                summary[when][name] = each
             bar.update()
-            if config.steps:
-                params, summary["training"][name] = train(config, network, params)
-                summary["after training"][name] = measure(config, network, params, spectra)
-                bar.update()
-    flow_figures.plot(config, summary, folder)
+    flow_figures.plot(config, summary, parts.folder)
     for line in table_lines(config, summary):
         print(line)
-    experiment.write_json(folder / "summary.json", {"machine": experiment.machine(), **summary})
-    print(f"run folder: {folder}")
+    experiment.write_json(parts.folder / "summary.json", {"machine": experiment.machine(), **summary})
+    print(f"run folder: {parts.folder}")
 
 
 def table_lines(config: Config, summary: dict[str, Any]) -> list[str]:

@@ -15,21 +15,25 @@ The parts:
 Examples:
   python experiments/learning_rules.py
   python experiments/learning_rules.py --parts training --rules bptt rtrl snap uoro
+  python experiments/learning_rules.py --out runs/rules --resume auto
   python experiments/learning_rules.py --quick
 """
 
 import dataclasses
 import functools
 import itertools
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import figures
+import jax.numpy as jnp
 import numpy as np
 import rule_figures
 import rule_gradients
 import rule_training
+from jax.flatten_util import ravel_pytree
 from rule_gradients import RULES, initial, network_of
 from tqdm import tqdm
 
@@ -71,6 +75,8 @@ class Config:
     """Steps of a segment in tradeoff; all divide the length."""
     noise_segments: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
     """Steps of a segment where the noise of the unbiased rules is measured."""
+    ranks: tuple[int, ...] = (1, 2, 4)
+    """Ranks of optimal_kronecker where its noise is measured."""
     length: int = 100
     """T of the sequences on which gradients are compared, a multiple of the window."""
     batch: int = 8
@@ -82,11 +88,15 @@ class Config:
     copying_cell: str = "gru"
     """The cell that learns to copy."""
     copying_window: int = 4
-    """Steps between two updates of copying; it divides 64."""
+    """Steps between two updates of copying; it divides the chunk."""
     copying_batch: int = 16
     """B of copying."""
+    chunk: int = 64
+    """Steps of copying after which the strings may grow."""
     chunks: int = 600
-    """Chunks of 64 steps of copying; after each the strings may grow."""
+    """How many chunks of copying there are."""
+    solved: float = 0.15
+    """Bits a bit, below which the strings of copying grow."""
     seeds: int = 3
     """Networks and sequences; the figures are means over them."""
     keys: int = 32
@@ -97,14 +107,14 @@ class Config:
     """Run folder; by default runs/learning_rules/TIME."""
     overwrite: bool = False
     """Replace what the run folder holds."""
+    resume: Literal["auto"] | None = None
+    """With auto, go on with the run in the folder given by --out, by the same command, or start it."""
     quick: bool = False
     """A small network, few rules, short sequences, one seed and a few steps."""
 
 
 QUICK = ("rtrl", "uoro", "dni", "bptt")
 """One rule of each group."""
-CHUNK = 64
-"""Steps of copying between two looks at the loss."""
 
 
 def check(config: Config) -> None:
@@ -114,10 +124,10 @@ def check(config: Config) -> None:
     for name in ("cell", "copying_cell"):
         value = getattr(config, name)
         require(value in rj.CELLS, name, value, f"one of {', '.join(rj.CELLS)}")
-    positive = ("hidden", "window", "length", "batch", "windows", "copying_window", "copying_batch", "chunks", "seeds")
-    for name in (*positive, "keys"):
+    positive = ("hidden", "window", "length", "batch", "windows", "copying_window", "copying_batch", "chunk", "chunks")
+    for name in (*positive, "solved", "seeds", "keys"):
         require(getattr(config, name) > 0, name, getattr(config, name), "positive")
-    for name in ("sizes", "segments", "noise_segments"):
+    for name in ("sizes", "segments", "noise_segments", "ranks"):
         value = getattr(config, name)
         require(value and min(value) > 0, name, value, "positive numbers, one or more")
     for window in (config.window, config.alignment_window):
@@ -126,7 +136,8 @@ def check(config: Config) -> None:
     divide = all(config.length % n == 0 for n in config.segments)
     require(divide, "segments", config.segments, f"divisors of the length, {config.length}")
     require(config.windows % REPORTS == 0, "windows", config.windows, f"a multiple of {REPORTS}")
-    require(CHUNK % config.copying_window == 0, "copying_window", config.copying_window, f"a divisor of {CHUNK}")
+    divides = config.chunk % config.copying_window == 0
+    require(divides, "copying_window", config.copying_window, f"a divisor of the chunk, {config.chunk}")
 
 
 def some(config: Config, rules: dict[str, Any]) -> dict[str, Any]:
@@ -139,29 +150,42 @@ def model(config: Config, **sizes: int) -> str:
     return figures.model(config.cell.split("-")[0], **sizes)
 
 
-@functools.cache
-def train(config: Config, name: str) -> list[tuple[list[float], rj.Params, bool]]:
-    """The losses, the weights after training, and whether all was finite, of each seed."""
+def train(config: Config, name: str) -> list[dict[str, Any]]:
+    """The losses, the weights after training one after another, and whether all was finite, of each seed."""
     network, algorithm = network_of(config.cell, config.hidden), rj.ALGORITHMS[name]
     sizes = config.window, config.batch, config.windows
     program = rule_training.by_addition(algorithm(network), network, config.rate, *sizes, REPORTS)
     runs = (program(config.seed + seed) for seed in range(config.seeds))
-    return [(np.asarray(losses).tolist(), params, bool(finite)) for losses, params, finite in runs]
+    return [
+        {"losses": losses.tolist(), "params": ravel_pytree(params)[0].tolist(), "finite": bool(finite)}
+        for losses, params, finite in runs
+    ]
 
 
-def weights(config: Config) -> dict[str, list[rj.Params]]:
+def trained(config: Config, parts: experiment.Parts, name: str) -> list[dict[str, Any]]:
+    """As ``train``, once a run."""
+    found: list[dict[str, Any]] = parts.result(f"training, {name}", functools.partial(train, config, name))
+    return found
+
+
+def weights(config: Config, parts: experiment.Parts) -> dict[str, list[rj.Params]]:
     """Of each seed, before training and after training by exact RTRL."""
     network, seeds = network_of(config.cell, config.hidden), range(config.seed, config.seed + config.seeds)
-    trained = [params for _, params, _ in train(config, "rtrl")]
-    return {"before training": [initial(network, seed) for seed in seeds], "after training": trained}
+    before = [initial(network, seed) for seed in seeds]
+    unravel = ravel_pytree(before[0])[1]
+    after = [unravel(jnp.array(each["params"], jnp.float32)) for each in trained(config, parts, "rtrl")]
+    return {"before training": before, "after training": after}
 
 
-def alignment(config: Config, folder: Path) -> dict[str, Any]:
+def alignment(config: Config, parts: experiment.Parts) -> dict[str, Any]:
     """The cosines, and their means within groups and between them."""
     sizes = config.alignment_window, config.length, config.batch
-    found = rule_gradients.alignments(config.cell, config.hidden, config.rules, *sizes, weights(config))
+    found: dict[str, Any] = parts.result(
+        "alignment",
+        lambda: rule_gradients.alignments(config.cell, config.hidden, config.rules, *sizes, weights(config, parts)),
+    )
     title = f"{model(config, H=config.hidden, B=config.batch)}, windows of {config.alignment_window}"
-    rule_figures.plot_alignment(title, found, folder / "alignment.png")
+    rule_figures.plot_alignment(title, found, parts.folder / "alignment.png")
     for when in ("before training", "after training"):
         print(f"\nmean cosine of two rules of these groups, {when}")
         for groups, cosine in found[f"groups {when}"].items():
@@ -169,18 +193,19 @@ def alignment(config: Config, folder: Path) -> dict[str, Any]:
     return found
 
 
-def table(config: Config, folder: Path) -> dict[str, Any]:
+def table(config: Config, parts: experiment.Parts) -> dict[str, Any]:
     """Of each rule at each size, and the noise by segments."""
     seeds = range(config.seed, config.seed + config.seeds)
     sizes = config.window, config.length, config.batch
-    rows = rule_gradients.table(config.cell, config.sizes, config.rules, *sizes, seeds, config.keys)
+    rows = rule_gradients.table(config.cell, config.sizes, config.rules, *sizes, seeds, config.keys, parts.result)
     title = f"{model(config, B=config.batch, T=config.length)}, windows of {config.window}"
-    rule_figures.plot_sizes(title, rows, folder / "sizes.png")
+    rule_figures.plot_sizes(title, rows, parts.folder / "sizes.png")
     print("\n" + "\n".join(rule_figures.table_lines(rows)))
     length = 3 * max(config.noise_segments)
-    noisy = some(config, rule_gradients.NOISY)
-    noise = rule_gradients.noise(noisy, config.cell, config.sizes[0], config.noise_segments, length, seeds, config.keys)
-    rule_figures.plot_noise(model(config, H=config.sizes[0], T=length), noise, folder / "noise.png")
+    noisy = some(config, rule_gradients.noisy_rules(config.ranks))
+    of_noise = config.sizes[0], config.noise_segments, length, seeds, config.keys
+    noise = rule_gradients.noise(noisy, config.cell, *of_noise, parts.result)
+    rule_figures.plot_noise(model(config, H=config.sizes[0], T=length), noise, parts.folder / "noise.png")
     print(
         "\nrelative variance by the steps of a segment\n" + " " * 28 + "".join(f"{n:>9}" for n in config.noise_segments)
     )
@@ -189,14 +214,14 @@ def table(config: Config, folder: Path) -> dict[str, Any]:
     return {"rules": rows, "noise": noise}
 
 
-def training(config: Config, folder: Path) -> dict[str, Any]:
+def training(config: Config, parts: experiment.Parts) -> dict[str, Any]:
     """The learning curves of all rules on delayed addition."""
     found = {}
     for name in tqdm(config.rules, desc="training", disable=None):
-        runs = train(config, name)
-        found[name] = {"losses": [losses for losses, _, _ in runs], "finite": [finite for *_, finite in runs]}
+        runs = trained(config, parts, name)
+        found[name] = {field: [each[field] for each in runs] for field in ("losses", "finite")}
     title = f"{model(config, H=config.hidden, B=config.batch)}, windows of {config.window}, Adam {config.rate:g}"
-    rule_figures.plot_training(title, found, config.windows, folder / "training.png")
+    rule_figures.plot_training(title, found, config.windows, parts.folder / "training.png")
     print("\nloss over the last tenth of training on delayed addition, each seed")
     for name, each in sorted(found.items(), key=lambda item: np.mean(item[1]["losses"])):
         last = np.mean(np.asarray(each["losses"])[:, -REPORTS // 10 :], axis=1)
@@ -204,32 +229,40 @@ def training(config: Config, folder: Path) -> dict[str, Any]:
     return found
 
 
-def copying(config: Config, folder: Path) -> dict[str, Any]:
-    """How the strings grow."""
+def grow(config: Config, name: str) -> dict[str, Any]:
+    """How the strings of a rule grow, of each seed."""
     network = network_of(config.copying_cell, config.hidden)._replace(inputs=3)
-    sizes = config.copying_window, CHUNK, config.copying_batch, config.chunks
-    found = {}
-    for name, learner in tqdm(some(config, rule_training.COPYING).items(), desc="copying", disable=None):
-        program = rule_training.by_copying(learner, network, config.rate, *sizes)
-        runs = [program(config.seed + seed) for seed in range(config.seeds)]
-        fields = ("lengths", "steps", "finite")
-        found[name] = dict(zip(fields, (np.asarray(part).tolist() for part in zip(*runs, strict=True)), strict=True))
+    sizes = config.copying_window, config.chunk, config.copying_batch, config.chunks
+    learner = rule_training.COPYING[name]
+    program = rule_training.by_copying(learner, network, config.rate, *sizes, config.solved * math.log(2))
+    runs = [program(config.seed + seed) for seed in range(config.seeds)]
+    fields = ("lengths", "steps", "finite")
+    return dict(zip(fields, (np.asarray(part).tolist() for part in zip(*runs, strict=True)), strict=True))
+
+
+def copying(config: Config, parts: experiment.Parts) -> dict[str, Any]:
+    """How the strings grow."""
+    found = {
+        name: parts.result(f"copying, {name}", functools.partial(grow, config, name))
+        for name in tqdm(some(config, rule_training.COPYING), desc="copying", disable=None)
+    }
     name = figures.model(config.copying_cell.split("-")[0], H=config.hidden, B=config.copying_batch)
     title = f"{name}, windows of {config.copying_window}, rate {config.rate:g}"
-    rule_figures.plot_copying(title, found, folder / "copying.png")
+    rule_figures.plot_copying(title, found, parts.folder / "copying.png")
     print("\nbits of a string that are copied at the end of training, each seed")
     for name, each in found.items():
         print(f"{name:<28}" + "".join(f"{lengths[-1]:>5}" for lengths in each["lengths"]))
     return found
 
 
-def tradeoff(config: Config, folder: Path) -> list[dict[str, Any]]:
+def tradeoff(config: Config, parts: experiment.Parts) -> list[dict[str, Any]]:
     """Time and error by the length of segments."""
     sizes = config.length, config.batch, config.keys
     families = some(config, rule_gradients.FAMILIES)
-    rows = rule_gradients.tradeoff(families, config.cell, config.hidden, config.segments, *sizes, weights(config))
+    of_network = config.hidden, config.segments, *sizes, weights(config, parts)
+    rows = rule_gradients.tradeoff(families, config.cell, *of_network, parts.result)
     title = f"{model(config, H=config.hidden, B=config.batch, T=config.length)}"
-    rule_figures.plot_tradeoff(title, rows, folder / "tradeoff.png")
+    rule_figures.plot_tradeoff(title, rows, parts.folder / "tradeoff.png")
     print("\nmicroseconds a step, and error of one draw after training, by the steps of a segment")
     print(" " * 28 + "".join(f"{n:>18}" for n in config.segments))
     for name in families:
@@ -249,12 +282,12 @@ def run(config: Config) -> None:
         few = tuple(name for name in config.rules if name in QUICK) if config.rules == RULES else config.rules
         config = dataclasses.replace(config, rules=few, **small, **fewer)
     check(config)
-    folder = experiment.new_folder("learning_rules", config, FILES)
+    parts = experiment.Parts("learning_rules", config, FILES)
     summary: dict[str, Any] = {"machine": experiment.machine()}
     for part in config.parts:
-        summary[part] = PARTS[part](config, folder)
-        experiment.write_json(folder / "summary.json", summary)
-    print(f"run folder: {folder}")
+        summary[part] = PARTS[part](config, parts)
+        experiment.write_json(parts.folder / "summary.json", summary)
+    print(f"run folder: {parts.folder}")
 
 
 if __name__ == "__main__":

@@ -19,10 +19,12 @@ Examples:
   python experiments/memory_tasks.py
   python experiments/memory_tasks.py --tasks parity flip_flop
   python experiments/memory_tasks.py --tasks copy_memory --models gru gru-chrono --length 100
+  python experiments/memory_tasks.py --out runs/memory --resume auto
   python experiments/memory_tasks.py --quick
 """
 
 import dataclasses
+import functools
 import itertools
 import time
 from collections.abc import Callable
@@ -35,7 +37,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from models import MODELS, check_models
+from models import MODELS, check_models, check_rates
 from tqdm import tqdm
 
 import rnn_jax as rj
@@ -100,8 +102,6 @@ TASKS = {
     ),
 }
 FILES = rf"summary\.json|({'|'.join(TASKS)})\.png"
-TESTED = 256
-"""Strings of the test of parity."""
 
 
 @dataclass(frozen=True)
@@ -121,22 +121,29 @@ class Config:
     steps: int | None = None
     """Training steps at most; by default 6,000, of parity and flip_flop 3,000."""
     rate: float | None = None
-    """Learning rate of Adam; by default 3e-3, of copy_memory 1e-3, of parity 1e-2, and of irnn 3e-4."""
+    """Learning rate of Adam for all cells; by default that of --rates, and of other cells 3e-3, with copy_memory 1e-3
+    and with parity 1e-2."""
+    rates: tuple[tuple[str, float], ...] = (("irnn", 3e-4),)
+    """Cells that have a learning rate of their own where --rate is left out, each followed by it."""
     clip: float = 1.0
     """Largest norm of the gradient."""
     solved: float | None = None
-    """The share of the loss without memory below which a task is solved and training stops; by default 0.05, of parity
-    2e-4, since longer strings need more."""
+    """The share of the loss without memory below which a task is solved and training stops; by default 0.05, and of
+    parity 2e-4, since longer strings need more."""
     every: int = 50
     """Training steps of a point of the learning curve."""
     test_length: int = 512
     """Steps of the strings on which parity is tested."""
+    tested: int = 256
+    """How many strings parity is tested on."""
     seed: int = 0
     """The seed of parameters and sequences."""
     out: Path | None = None
     """Run folder; by default runs/memory_tasks/TIME."""
     overwrite: bool = False
     """Replace what the run folder holds."""
+    resume: Literal["auto"] | None = None
+    """With auto, go on with the run in the folder given by --out, by the same command, or start it."""
     quick: bool = False
     """All tasks for a few steps, with small networks and two or three cells each."""
 
@@ -147,12 +154,13 @@ def settings(config: Config, task: Task) -> Task:
     return task._replace(**{name: getattr(config, name) for name in names if getattr(config, name) is not None})
 
 
-def learn(config: Config, task: Task, name: str) -> dict[str, Any]:
-    """Train one cell; returns a row of the summary, and the parameters under "params"."""
+def learn(config: Config, key: str, task: Task, name: str) -> dict[str, Any]:
+    """Train one cell, and test it on parity; returns a row of the summary."""
     model = MODELS[name]
-    rate = config.rate or model.rate or task.rate
+    rate = config.rate or dict(config.rates).get(name, task.rate)
     network = rj.Network((model.cell,), task.inputs, task.hidden, task.outputs, task.loss)
-    draw = jax.jit(lambda key: task.draw(key, task.length, task.batch))
+    jitted = jax.jit(task.draw, static_argnums=(1, 2))  # of the same function, so that it is compiled once a task
+    draw = lambda key: jitted(key, task.length, task.batch)  # noqa: E731
     init_key, data_key = jax.random.split(jax.random.key(config.seed))
     T = len(jax.eval_shape(draw, data_key).xs)
     algorithm, optimiser = rj.bptt(network), optax.adam(rate)
@@ -175,23 +183,24 @@ def learn(config: Config, task: Task, name: str) -> dict[str, Any]:
                     break
         except train.NonFiniteError as error:
             state, finite = error.state, False
+    seconds = time.perf_counter() - began
+    tested = {"accuracy": accuracy(config, network, state.params)} if key == "parity" else {}
     return {
         "model": name,
         "rate": rate,
         "solved at step": solved,
         "finite": finite,
         "loss": curve[-1][1] if curve else float("nan"),
-        "seconds": time.perf_counter() - began,
+        "seconds": seconds,
         "curve": curve,
-        "params": state.params,
-        "network": network,
+        **tested,
     }
 
 
 def accuracy(config: Config, network: rj.Network, params: rj.Params) -> list[float]:
     """The share of right answers at each step of longer strings of parity than those of training."""
-    batch = data.parity(jax.random.key(config.seed + 1000), config.test_length, TESTED)
-    state = rj.initial_state(network, params, TESTED)
+    batch = data.parity(jax.random.key(config.seed + 1000), config.test_length, config.tested)
+    state = rj.initial_state(network, params, config.tested)
     os, _ = jax.jit(rj.apply, static_argnums=0)(network, params, state, batch.xs)
     right: list[float] = np.asarray((os.argmax(axis=-1) == batch.ys).mean(axis=1, dtype=jnp.float32)).tolist()
     return right
@@ -202,8 +211,9 @@ def run(config: Config) -> None:
     if config.quick:
         small = {"hidden": 16, "batch": 16, "steps": 100, "every": 50, "length": 12, "test_length": 48}
         config = dataclasses.replace(config, tasks=tuple(TASKS), **small)
+        jax.config.update("jax_disable_most_optimizations", True)  # nearly all of the time would be compiling
     check(config)
-    folder = experiment.new_folder("memory_tasks", config, FILES)
+    parts = experiment.Parts("memory_tasks", config, FILES)
     summary: dict[str, Any] = {"machine": experiment.machine(), "tasks": {}}
     for key in config.tasks:
         task = settings(config, TASKS[key])
@@ -213,16 +223,12 @@ def run(config: Config) -> None:
         print(f"{task.title}: {sizes(key, task)}; loss without memory {chance:.4f}")
         rows = []
         for name in tqdm(task.models, desc=key, unit="cell", disable=None):
-            row = learn(config, task, name)
-            params, network = row.pop("params"), row.pop("network")
-            if key == "parity":
-                row["accuracy"] = accuracy(config, network, params)
-            rows.append(row)
-            tqdm.write(line(config, row))
+            rows.append(parts.result(f"{key}-{name}", functools.partial(learn, config, key, task, name)))
+            tqdm.write(line(config, rows[-1]))
         summary["tasks"][key] = {"settings": sizes(key, task), "loss without memory": chance, "models": rows}
-        experiment.write_json(folder / "summary.json", summary)
-        plot(config, key, task, rows, folder / f"{key}.png")
-    print(f"run folder: {folder}")
+        experiment.write_json(parts.folder / "summary.json", summary)
+        plot(config, key, task, rows, parts.folder / f"{key}.png")
+    print(f"run folder: {parts.folder}")
 
 
 def check(config: Config) -> None:
@@ -230,7 +236,7 @@ def check(config: Config) -> None:
     require(config.tasks, "tasks", config.tasks, f"some of {', '.join(TASKS)}")
     if config.models is not None:
         check_models(config.models)
-    for name in ("length", "hidden", "batch", "steps", "every", "test_length"):
+    for name in ("length", "hidden", "batch", "steps", "every", "test_length", "tested"):
         if getattr(config, name) is not None:
             check_int(getattr(config, name), name)
     check_int(config.seed, "seed", 0)
@@ -239,6 +245,7 @@ def check(config: Config) -> None:
     for name in ("rate", "clip", "solved"):
         if getattr(config, name) is not None:
             check_number(getattr(config, name), name, 1e-12, 1e12, "a positive number")
+    check_rates(config.rates)
 
 
 def line(config: Config, row: dict[str, Any]) -> str:

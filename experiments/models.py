@@ -6,7 +6,7 @@ import figures
 import jax
 
 import rnn_jax as rj
-from rnn_jax.checks import require
+from rnn_jax.checks import check_number, require
 from rnn_jax.network import Recurrent
 
 
@@ -20,8 +20,6 @@ class Model(NamedTuple):
     """Its line in every plot."""
     chrono: bool = False
     """Whether its gates start with time constants of up to the length of a sequence."""
-    rate: float | None = None
-    """Learning rate, where it needs one of its own."""
 
     def init(self, network: rj.Network, key: jax.Array, T: int) -> rj.Params:
         """The parameters of a network of this cell before training on sequences of T steps."""
@@ -30,7 +28,7 @@ class Model(NamedTuple):
 
 MODELS = {
     "elman": Model(rj.elman(), "orthogonal", {"color": figures.BLUE, "marker": "o", "ms": 8, "mfc": "none"}),
-    "irnn": Model(rj.elman("relu"), "identity", {"color": figures.ORANGE, "marker": "s"}, rate=3e-4),
+    "irnn": Model(rj.elman("relu"), "identity", {"color": figures.ORANGE, "marker": "s"}),
     "lstm": Model(rj.lstm(), "orthogonal", {"color": figures.GREEN, "marker": "^"}),
     "lstm-chrono": Model(rj.lstm(), "orthogonal", {"color": figures.GREEN, "marker": "v", "ls": "--"}, chrono=True),
     "gru": Model(rj.gru(), "orthogonal", {"color": figures.VERMILLION, "marker": "D"}),
@@ -44,3 +42,10 @@ def check_models(models: tuple[str, ...]) -> None:
     """Refuse anything but names of models, one or more."""
     unknown = [name for name in models if name not in MODELS]
     require(models and not unknown, "models", unknown or models, f"some of {', '.join(MODELS)}")
+
+
+def check_rates(rates: tuple[tuple[str, float], ...]) -> None:
+    """Refuse anything but names of models, each with a learning rate."""
+    for name, rate in rates:
+        require(name in MODELS, "rates", name, f"some of {', '.join(MODELS)}, each with a learning rate")
+        check_number(rate, "rates", 1e-12, 1e12, "a positive number after each name")

@@ -11,15 +11,17 @@ SGD two things are measured, over the recurrent parameters:
 Examples:
   python experiments/online_learning.py
   python experiments/online_learning.py --rates 1e-3 1e-2 --steps 2000
+  python experiments/online_learning.py --out runs/online --resume auto
   python experiments/online_learning.py --quick
 """
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import figures
 import jax
@@ -34,23 +36,15 @@ from rnn_jax import experiment
 from rnn_jax.checks import require
 from rnn_jax.data.tasks import delayed_addition
 
-DIVERGED = 10
-"""Weights that have moved this many times their norm at the start are not compared."""
 TEXTBOOK = "rtrl, a border at each step"
-RULES: dict[str, Callable[[rj.Network], rj.Algorithm]] = {
-    TEXTBOOK: functools.partial(rj.rtrl, segment=1),
-    "rtrl, online": functools.partial(rj.rtrl, online=True),
-    "truncated, h = 16": functools.partial(rj.truncated, history=16, every=1),
-    "truncated, h = 4": functools.partial(rj.truncated, history=4, every=1),
-    "immediate": rj.immediate,
-}
-LOOKS = {
-    TEXTBOOK: {"color": figures.BLUE, "marker": "o", "ms": 9, "mfc": "none"},
-    "rtrl, online": {"color": figures.ORANGE, "marker": "s"},
-    "truncated, h = 16": {"color": figures.GREEN, "marker": "^"},
-    "truncated, h = 4": {"color": figures.PURPLE, "marker": "v"},
-    "immediate": {"color": figures.BLACK, "marker": "D"},
-}
+LOOKS = (
+    {"color": figures.BLUE, "marker": "o", "ms": 9, "mfc": "none"},
+    {"color": figures.ORANGE, "marker": "s"},
+    {"color": figures.GREEN, "marker": "^"},
+    {"color": figures.PURPLE, "marker": "v"},
+    {"color": figures.BLACK, "marker": "D"},
+)
+"""Of the rules in their order."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +63,10 @@ class Config:
     """Steps of the last half at which the gradient is compared; they are spread evenly."""
     rates: tuple[float, ...] = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
     """Learning rates of SGD, of the mean gradient over the batch."""
+    histories: tuple[int, int] = (16, 4)
+    """Steps over which the two truncated rules walk back."""
+    diverged: float = 10.0
+    """Weights that have moved more than so many times their norm at the start are not compared."""
     seeds: int = 3
     """Networks and sequences; the figures are geometric means over them."""
     seed: int = 0
@@ -77,8 +75,20 @@ class Config:
     """Run folder; by default runs/online_learning/TIME."""
     overwrite: bool = False
     """Replace what the run folder holds."""
+    resume: Literal["auto"] | None = None
+    """With auto, go on with the run in the folder given by --out, by the same command, or start it."""
     quick: bool = False
     """A small network, few steps and rates, and one seed."""
+
+
+def rules_of(config: Config) -> dict[str, Callable[[rj.Network], rj.Algorithm]]:
+    """All rules, the textbook's RTRL first."""
+    truncated = {
+        f"truncated, h = {history}": functools.partial(rj.truncated, history=history, every=1)
+        for history in config.histories
+    }
+    textbook, online = functools.partial(rj.rtrl, segment=1), functools.partial(rj.rtrl, online=True)
+    return {TEXTBOOK: textbook, "rtrl, online": online, **truncated, "immediate": rj.immediate}
 
 
 def recurrent(params: rj.Params) -> jax.Array:
@@ -118,28 +128,44 @@ def learner(algorithm: rj.Algorithm, network: rj.Network, config: Config) -> Cal
     return learn
 
 
-def measure(config: Config) -> list[dict[str, Any]]:
-    """A row for each rule and rate, with a number a seed."""
+def problems_of(config: Config) -> tuple[rj.Network, list[tuple[rj.Params, rj.Batch]]]:
+    """The network, and for each seed the weights at the start and a sequence."""
     network = rj.Network((rj.CELLS[config.cell],), 2, config.hidden, 2, rj.softmax_cross_entropy())
     seeds = range(config.seed, config.seed + config.seeds)
     params = [rj.init(network, jax.random.key(seed), recurrent="orthogonal") for seed in seeds]
     data = [delayed_addition(jax.random.key(seed + 1000), config.steps, config.batch) for seed in seeds]
+    return network, list(zip(params, data, strict=True))
+
+
+def train(config: Config, name: str) -> list[list[tuple[float, list[float], float]]]:
+    """The error, the weights after training and the loss of a rule, by the rate and the seed."""
+    network, problems = problems_of(config)
+    learn = learner(rules_of(config)[name](network), network, config)
+    learnt = [[learn(rate, *problem) for problem in problems] for rate in config.rates]
+    return [[(float(error), weights.tolist(), float(loss)) for error, weights, loss in row] for row in learnt]
+
+
+def measure(config: Config, parts: experiment.Parts) -> list[dict[str, Any]]:
+    """A row for each rule and rate, with a number a seed."""
+    rules = rules_of(config)
+    learnt = {
+        name: parts.result(name, functools.partial(train, config, name))
+        for name in tqdm(rules, desc="rules", disable=None)
+    }
+    origins = [np.asarray(recurrent(start), np.float64) for start, _ in problems_of(config)[1]]
     rows: list[dict[str, Any]] = []
-    textbook: dict[tuple[float, int], Any] = {}
-    for name, build in tqdm(RULES.items(), desc="rules", disable=None):
-        learn = learner(build(network), network, config)
-        for rate in config.rates:
-            row: dict[str, Any] = {"rule": name, "rate": rate, "error": [], "distance": [], "loss": []}
-            for seed, (start, sequence) in enumerate(zip(params, data, strict=True)):
-                error, weights, loss = learn(rate, start, sequence)
-                weights, origin = np.asarray(weights, np.float64), np.asarray(recurrent(start), np.float64)
-                reference = textbook.setdefault((rate, seed), weights)
-                moved = np.linalg.norm(reference - origin)
-                far = max(moved, np.linalg.norm(weights - origin)) > DIVERGED * np.linalg.norm(origin)
-                row["error"].append(float("nan") if far else float(error))
-                row["distance"].append(float("nan") if far else float(np.linalg.norm(weights - reference) / moved))
-                row["loss"].append(float(loss))
-            rows.append(row)
+    for name, (place, rate) in itertools.product(rules, enumerate(config.rates)):
+        row: dict[str, Any] = {"rule": name, "rate": rate, "error": [], "distance": [], "loss": []}
+        for seed, origin in enumerate(origins):
+            error, weights, loss = learnt[name][place][seed]
+            reference = np.array(learnt[TEXTBOOK][place][seed][1])
+            moved, distance = np.linalg.norm(reference - origin), np.linalg.norm(np.array(weights) - reference)
+            farthest = max(moved, np.linalg.norm(np.array(weights) - origin))
+            far = farthest > config.diverged * np.linalg.norm(origin)
+            row["error"].append(float("nan") if far else error)
+            row["distance"].append(float("nan") if far else float(distance / moved))
+            row["loss"].append(loss)
+        rows.append(row)
     return rows
 
 
@@ -148,14 +174,17 @@ def run(config: Config) -> None:
     require(config.cell in rj.CELLS, "cell", config.cell, f"one of {', '.join(rj.CELLS)}")
     for name in ("hidden", "batch", "steps", "checks", "seeds"):
         require(getattr(config, name) > 0, name, getattr(config, name), "positive")
+    require(min(config.histories) > 0, "histories", config.histories, "positive")
+    require(config.histories[0] != config.histories[1], "histories", config.histories, "two different ones")
+    require(config.diverged > 0, "diverged", config.diverged, "positive")
     require(config.rates and min(config.rates) > 0, "rates", config.rates, "positive numbers, one or more")
     if config.quick:
         config = dataclasses.replace(config, hidden=8, batch=2, steps=60, checks=8, rates=(1e-4, 1e-2), seeds=1)
-    folder = experiment.new_folder("online_learning", config, r"summary\.json|online_learning\.png")
-    rows = measure(config)
-    plot(config, rows, folder / "online_learning.png")
+    parts = experiment.Parts("online_learning", config, r"summary\.json|online_learning\.png")
+    rows = measure(config, parts)
+    plot(config, rows, parts.folder / "online_learning.png")
     print("error of a step's gradient; distance of the weights from the textbook's, over the distance moved; loss")
-    print(f"{'rate':>9}" + "".join(f"{name:>30}" for name in RULES))
+    print(f"{'rate':>9}" + "".join(f"{name:>30}" for name in rules_of(config)))
     for rate in config.rates:
         cells = [
             tuple(mean(row[field]) for field in ("error", "distance", "loss")) for row in rows if row["rate"] == rate
@@ -163,8 +192,8 @@ def run(config: Config) -> None:
         print(
             f"{rate:>9.0e}" + "".join(f"{error:>12.1e}{distance:>10.1e}{loss:>8.3f}" for error, distance, loss in cells)
         )
-    experiment.write_json(folder / "summary.json", {"machine": experiment.machine(), "rows": rows})
-    print(f"run folder: {folder}")
+    experiment.write_json(parts.folder / "summary.json", {"machine": experiment.machine(), "rows": rows})
+    print(f"run folder: {parts.folder}")
 
 
 def mean(numbers: list[float]) -> float:
@@ -178,7 +207,8 @@ def plot(config: Config, rows: list[dict[str, Any]], path: Path) -> None:
     sizes = figures.model(config.cell.split("-")[0], H=config.hidden, B=config.batch, T=config.steps)
     title = f"An update after every step, SGD on delayed addition: {sizes}"
     figure, (left, right) = figures.panels(2, title, 4.6)
-    for name, look in LOOKS.items():
+    looks = dict(zip(rules_of(config), LOOKS, strict=True))
+    for name, look in looks.items():
         of_rule = [row for row in rows if row["rule"] == name]
         left.plot(config.rates, [mean(row["error"]) for row in of_rule], **look)
         if name != TEXTBOOK:
@@ -189,7 +219,7 @@ def plot(config: Config, rows: list[dict[str, Any]], path: Path) -> None:
         axes.set(xscale="log", yscale="log", xlabel="learning rate")
     left.set(ylabel="error of a step's gradient / norm of it")
     right.set(ylabel="distance from the textbook's weights / moved")
-    handles = [figures.entry(name, **look) for name, look in LOOKS.items()]
+    handles = [figures.entry(name, **look) for name, look in looks.items()]
     handles.append(figures.entry("rate of least loss", color=figures.DARK_GREY, lw=1, ls=":"))
     figures.legend_below(figure, handles, 3)
     figures.save(figure, path)

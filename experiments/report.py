@@ -72,7 +72,7 @@ class Row(NamedTuple):
 def read(folder: Path) -> OneRun:
     """One run."""
     config = experiment.read_config(folder, "char_lm", char_lm.Config, "folders")
-    starts = (experiment.read_sealed(folder / "config.json") or {}).get("starts", [])
+    starts = (experiment.read_sealed(folder / "config.json") or {}).get("started by", [])
     metrics = folder / "metrics.jsonl"
     texts = metrics.read_text(encoding="utf-8").splitlines() if metrics.exists() else []
     try:

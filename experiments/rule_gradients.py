@@ -17,6 +17,8 @@ from rnn_jax.diagnostics import alignment, bias_and_variance
 from rnn_jax.gradients.dni import true_adjoints
 
 Build = Callable[[rj.Network], rj.Algorithm]
+Keep = Callable[[str, Callable[[], Any]], Any]
+"""``(name, measure) -> result``, as ``experiment.Parts.result``."""
 FUTURE = "dni, true future"
 """The exact gradient as future-facing rules share it out: all losses to come, by the parameters' use in this window."""
 GROUPS = {
@@ -40,18 +42,6 @@ FAMILIES: dict[str, Callable[[int], Build]] = {
     "optimal_kronecker": lambda n: functools.partial(rj.optimal_kronecker, segment=n),
 }
 """Rules by the length of their segments."""
-NOISY: dict[str, Callable[[int], Build]] = {
-    "uoro": FAMILIES["uoro"],
-    "kf_rtrl": FAMILIES["kf_rtrl"],
-    "reverse_kf_rtrl": lambda n: functools.partial(rj.reverse_kf_rtrl, segment=n),
-    **{
-        f"optimal_kronecker, rank {rank}": lambda n, rank=rank: functools.partial(
-            rj.optimal_kronecker, rank=rank, segment=n
-        )
-        for rank in (1, 2, 4)
-    },
-}
-"""The unbiased rules whose noise falls with the length of their segments."""
 
 
 class Program(NamedTuple):
@@ -64,6 +54,21 @@ class Program(NamedTuple):
     """Bytes that the rule carries of an example, beside the recurrent state."""
     temporaries: int
     """Bytes of scratch memory, of the whole batch."""
+
+
+def noisy_rules(ranks: tuple[int, ...]) -> dict[str, Callable[[int], Build]]:
+    """The unbiased rules whose noise falls with the length of their segments, by that length."""
+    return {
+        "uoro": FAMILIES["uoro"],
+        "kf_rtrl": FAMILIES["kf_rtrl"],
+        "reverse_kf_rtrl": lambda n: functools.partial(rj.reverse_kf_rtrl, segment=n),
+        **{
+            f"optimal_kronecker, rank {rank}": lambda n, rank=rank: functools.partial(
+                rj.optimal_kronecker, rank=rank, segment=n
+            )
+            for rank in ranks
+        },
+    }
 
 
 def network_of(cell: str, hidden: int) -> rj.Network:
@@ -199,25 +204,28 @@ def table(
     batch: int,
     seeds: range,
     keys: int,
+    keep: Keep,
 ) -> list[dict[str, Any]]:
     """Of each rule at each size: its claim, accuracy, time a step and memory."""
-    rows = []
-    for hidden, name in tqdm(list(itertools.product(sizes, rules)), desc="table", disable=None):
+
+    def row(hidden: int, name: str) -> dict[str, Any]:
         network = network_of(cell, hidden)
         settings = settings_of(network, [initial(network, seed) for seed in seeds], length, batch)
         program = compiled(rj.ALGORITHMS[name], network, window, *settings[0][:2])
-        rows.append(
-            {
-                "rule": name,
-                "hidden": hidden,
-                "claim": claim_of(rj.ALGORITHMS[name](network)),
-                **accuracy_of(program, settings, keys),
-                "microseconds": microseconds({name: program}, *settings[0][:2])[name],
-                "memory": program.memory,
-                "temporaries": program.temporaries,
-            }
-        )
-    return rows
+        return {
+            "rule": name,
+            "hidden": hidden,
+            "claim": claim_of(rj.ALGORITHMS[name](network)),
+            **accuracy_of(program, settings, keys),
+            "microseconds": microseconds({name: program}, *settings[0][:2])[name],
+            "memory": program.memory,
+            "temporaries": program.temporaries,
+        }
+
+    return [
+        keep(f"table, {name}, H = {hidden}", functools.partial(row, hidden, name))
+        for hidden, name in tqdm(list(itertools.product(sizes, rules)), desc="table", disable=None)
+    ]
 
 
 def claim_of(algorithm: rj.Algorithm) -> str:
@@ -234,14 +242,20 @@ def noise(
     length: int,
     seeds: range,
     keys: int,
+    keep: Keep,
 ) -> list[dict[str, Any]]:
     """The relative variance of the unbiased rules against the length of their segments, for one example."""
-    network, rows = network_of(cell, hidden), []
+    network = network_of(cell, hidden)
     settings = settings_of(network, [initial(network, seed) for seed in seeds], length, 1)
-    for name, segment in tqdm(list(itertools.product(noisy, lengths)), desc="noise", disable=None):
+
+    def row(name: str, segment: int) -> dict[str, Any]:
         program = compiled(noisy[name](segment), network, length, *settings[0][:2])
-        rows.append({"rule": name, "segment": segment, **accuracy_of(program, settings, keys)})
-    return rows
+        return {"rule": name, "segment": segment, **accuracy_of(program, settings, keys)}
+
+    return [
+        keep(f"noise, {name}, segments of {segment}", functools.partial(row, name, segment))
+        for name, segment in tqdm(list(itertools.product(noisy, lengths)), desc="noise", disable=None)
+    ]
 
 
 def tradeoff(
@@ -253,22 +267,27 @@ def tradeoff(
     batch: int,
     keys: int,
     params: dict[str, list[rj.Params]],
+    keep: Keep,
 ) -> list[dict[str, Any]]:
     """Time a step, and error of a draw by the weights' age, of each family of rules, in windows of one segment."""
     network = network_of(cell, hidden)
     settings = {when: settings_of(network, each, length, batch) for when, each in params.items()}
     some = next(iter(settings.values()))[0][:2]
-    rows = []
-    for segment in lengths:
+
+    def rows(segment: int) -> list[dict[str, Any]]:
         programs = {
             name: compiled(family(segment), network, segment, *some)
             for name, family in tqdm(families.items(), desc=f"segments of {segment}", disable=None)
         }
         times = microseconds(programs, *some)
+        found = []
         for name, program in programs.items():
             accuracy = {when: accuracy_of(program, each, keys) for when, each in settings.items()}
-            rows.append({"rule": name, "segment": segment, "microseconds": times[name], **accuracy})
-    return rows
+            found.append({"rule": name, "segment": segment, "microseconds": times[name], **accuracy})
+        return found
+
+    kept = [keep(f"tradeoff, segments of {segment}", functools.partial(rows, segment)) for segment in lengths]
+    return list(itertools.chain(*kept))
 
 
 def microseconds(programs: dict[str, Program], params: rj.Params, batch: rj.Batch, rounds: int = 9) -> dict[str, float]:

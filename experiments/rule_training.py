@@ -1,7 +1,6 @@
 """Training by learning rules online: an update after each window, of one endless sequence or of growing problems."""
 
 import functools
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -12,9 +11,6 @@ from rule_gradients import Build, initial
 
 import rnn_jax as rj
 from rnn_jax.data.tasks import copying, delayed_addition
-
-SOLVED = 0.15 * math.log(2)
-"""Nats a bit below which a string is copied well enough for a longer one: 0.15 bits, as in Menick et al. (2021)."""
 
 
 class Learner(NamedTuple):
@@ -60,11 +56,12 @@ def by_addition(
 
 
 def by_copying(
-    learner: Learner, network: rj.Network, rate: float, window: int, chunk: int, batch: int, chunks: int
+    learner: Learner, network: rj.Network, rate: float, window: int, chunk: int, batch: int, chunks: int, solved: float
 ) -> Callable[[int], Any]:
     """``seed -> (length of the strings after each chunk, steps seen, whether all was finite)``.
 
-    The strings grow by a bit after each chunk of problems whose loss is below ``SOLVED``.
+    The strings grow by a bit after each chunk of problems whose loss is below ``solved``, in
+    nats a bit.
     """
     algorithm, optimiser = learner.build(network), learner.optimiser(rate)
     step, n = rj.train.make_step(algorithm, optimiser), chunk if learner.whole else window
@@ -75,7 +72,7 @@ def by_copying(
         windows = jax.tree.map(lambda a: a.reshape(chunk // n, n, *a.shape[1:]), problems)
         state, metrics = jax.lax.scan(step, state, windows)
         loss = jnp.where(metrics.weight > 0, metrics.loss * metrics.weight, 0).sum() / metrics.weight.sum()
-        grown = jnp.minimum(length + (loss < SOLVED), chunk // 2)
+        grown = jnp.minimum(length + (loss < solved), chunk // 2)
         return (state, grown), (grown, problems.mask[:, 0].sum())
 
     @jax.jit

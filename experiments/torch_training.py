@@ -10,6 +10,7 @@ and training makes the difference grow.  Three yardsticks tell rounding from a d
 Examples:
   python experiments/torch_training.py
   python experiments/torch_training.py --steps 4000 --seeds 5
+  python experiments/torch_training.py --out runs/torch --resume auto
   python experiments/torch_training.py --quick
 """
 
@@ -20,7 +21,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import char_lm
 import figures
@@ -32,8 +33,6 @@ import rnn_jax as rj
 from rnn_jax import experiment, train
 from rnn_jax.checks import InputError, check_int, require
 
-EARLY, CLOSE = 100, 1e-4
-"""How many first steps are looked at alone, and the difference in nats that counts as close."""
 OURS, THEIRS, BY_GRAD = "rnn_jax", "PyTorch", "rnn_jax, jax.grad"
 OURS_64, THEIRS_64 = "rnn_jax, float64", "PyTorch, float64"
 LOOKS = {
@@ -57,14 +56,22 @@ class Config:
     """Updates; the rate falls to a tenth over them, along a cosine."""
     rate: float = 3e-3
     """Peak learning rate of Adam."""
+    clip: float = 1.0
+    """The gradient is scaled down to this norm where it is larger."""
     seed: int = 0
     """Seed of the weights from which both start."""
     seeds: int = 3
     """Further seeds, trained by rnn_jax alone; their spread is that of the initial weights."""
+    early: int = 100
+    """How many first steps are looked at alone."""
+    close: float = 1e-4
+    """The difference of two losses that counts as close, in nats."""
     out: Path | None = None
     """Run folder; by default runs/torch_training/TIME."""
     overwrite: bool = False
     """Replace what the run folder holds."""
+    resume: Literal["auto"] | None = None
+    """With auto, go on with the run in the folder given by --out, by the same command, or start it."""
     quick: bool = False
     """A small network, few steps and one further seed."""
 
@@ -115,11 +122,11 @@ def by_torch(params: rj.Params, windows: Windows, model: char_lm.Config) -> Iter
         yield loss.item()
 
 
-def measure(config: Config) -> dict[str, list[float]]:
+def measure(config: Config, parts: experiment.Parts) -> dict[str, list[float]]:
     """The loss of each step in nats, of each run by its name."""
     sizes = {name: getattr(config, name) for name in ("hidden", "batch", "length", "steps", "rate", "quick")}
     models = {
-        algorithm: char_lm.resolve(char_lm.Config(**sizes, algorithm=algorithm, devices=1))
+        algorithm: char_lm.resolve(char_lm.Config(**sizes, algorithm=algorithm, clip_at=config.clip, devices=1))
         for algorithm in ("bptt", "autodiff")
     }
     corpus, _ = char_lm.load(models["bptt"])
@@ -152,15 +159,15 @@ def measure(config: Config) -> dict[str, list[float]]:
         THEIRS_64: (by_peer, config.seed, "float64"),
         **{f"seed {seed}": (by_bptt, seed, "float32") for seed in further},
     }
-    losses: dict[str, list[float]] = {name: [] for name in runs}
-    with tqdm(total=config.steps * len(runs), unit="step", disable=None) as bar:
-        for name, (losses_from, seed, dtype) in runs.items():
-            bar.set_postfix_str(name)
-            with jax.enable_x64(dtype == "float64"):
-                for loss in losses_from(start(seed, dtype)):
-                    losses[name].append(loss)
-                    bar.update()
-    return losses
+
+    def losses_of(name: str) -> list[float]:
+        losses_from, seed, dtype = runs[name]
+        with jax.enable_x64(dtype == "float64"):
+            losses = losses_from(start(seed, dtype))
+            return [float(loss) for loss in tqdm(losses, name, config.steps, unit="step", disable=None, leave=False)]
+
+    bar = tqdm(runs, unit="run", disable=None)
+    return {name: parts.result(name, functools.partial(losses_of, name)) for name in bar}
 
 
 def differences(losses: dict[str, list[float]]) -> dict[str, np.ndarray]:
@@ -180,16 +187,16 @@ def smoothed(losses: list[float]) -> tuple[np.ndarray, np.ndarray]:
     return np.arange(span, len(losses) + 1), means / math.log(2)
 
 
-def summarise(losses: dict[str, list[float]]) -> dict[str, dict[str, Any]]:
+def summarise(config: Config, losses: dict[str, list[float]]) -> dict[str, dict[str, Any]]:
     """How far each run is from rnn_jax, early and later, and where it ends."""
     found: dict[str, dict[str, Any]] = {name: {} for name in losses}
     for name, gap in differences(losses).items():
-        far = np.flatnonzero(gap >= CLOSE)
+        far = np.flatnonzero(gap >= config.close)
         found[name] = {
             "first step that is not close": int(far[0]) + 1 if far.size else None,
-            "largest difference, early": float(gap[:EARLY].max()),
-            "largest difference, later": float(gap[EARLY:].max()) if len(gap) > EARLY else None,
-            "mean difference, later": float(gap[EARLY:].mean()) if len(gap) > EARLY else None,
+            "largest difference, early": float(gap[: config.early].max()),
+            "largest difference, later": float(gap[config.early :].max()) if len(gap) > config.early else None,
+            "mean difference, later": float(gap[config.early :].mean()) if len(gap) > config.early else None,
         }
     for name, values in losses.items():
         found[name]["smoothed bits at the end"] = float(smoothed(values)[1][-1])
@@ -204,21 +211,24 @@ def run(config: Config) -> None:
     """
     if find_spec("torch") is None:
         raise InputError("torch is not installed; pip install 'rnn-jax[peers]'")
-    for name in ("hidden", "batch", "length", "steps", "seeds"):
+    for name in ("hidden", "batch", "length", "steps", "seeds", "early"):
         check_int(getattr(config, name), name)
     last = 2**32 - 1 - config.seeds
     require(0 <= config.seed <= last, "seed", config.seed, f"in 0 … {last}")
-    require(0 < config.rate < math.inf, "rate", config.rate, "a positive number")
+    for name in ("rate", "clip", "close"):
+        require(0 < getattr(config, name) < math.inf, name, getattr(config, name), "a positive number")
     if config.quick:
         config = dataclasses.replace(config, hidden=32, batch=8, length=50, steps=40, seeds=1)
-    folder = experiment.new_folder("torch_training", config, r"summary\.json|torch_training\.png")
-    losses = measure(config)
-    found = summarise(losses)
-    plot(config, losses, folder / "torch_training.png")
-    experiment.write_json(folder / "summary.json", {"machine": experiment.machine(), "runs": found, "losses": losses})
+    parts = experiment.Parts("torch_training", config, r"summary\.json|torch_training\.png")
+    losses = measure(config, parts)
+    found = summarise(config, losses)
+    plot(config, losses, parts.folder / "torch_training.png")
+    experiment.write_json(
+        parts.folder / "summary.json", {"machine": experiment.machine(), "runs": found, "losses": losses}
+    )
     for name, row in found.items():
         print(f"{name:<18}", ", ".join(f"{what}: {value}" for what, value in row.items()))
-    print(f"run folder: {folder}")
+    print(f"run folder: {parts.folder}")
 
 
 def plot(config: Config, losses: dict[str, list[float]], path: Path) -> None:
@@ -233,7 +243,7 @@ def plot(config: Config, losses: dict[str, list[float]], path: Path) -> None:
         look = LOOKS.get(name, {"color": figures.GREY, "lw": 1})
         peaks = np.maximum.reduceat(gaps[name], first)
         left.plot(first + 1, np.where(peaks > 0, peaks, np.nan), **look)
-    figures.level(left, CLOSE, f"{CLOSE:.4f} nats")
+    figures.level(left, config.close, f"{config.close:g} nats")
     left.set(xscale="log", yscale="log", xlabel="step", ylabel="|loss − loss of rnn_jax| / nats")
     left.set(title=f"the largest difference of {span} step{'s' if span > 1 else ''}")
     steps, ours = smoothed(losses[OURS])

@@ -523,6 +523,7 @@ def test_learning_rules_are_compared(tmp_path):
         (("--rules", "backprop"), "rules is ['backprop']"),
         (("--segments", "3"), "divisors of the length, 100"),
         (("--windows", "41"), "windows is 41; it must be a multiple of 40"),
+        (("--copying-window", "5"), "copying_window is 5; it must be a divisor of the chunk, 64"),
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else "",
 )
@@ -566,6 +567,9 @@ def test_memory_tasks_are_learnt_and_plotted(tmp_path):
     [
         (("--models", "transformer"), "models is ['transformer']"),
         (("--length", "2"), "length is 2; it must be 3 steps or more"),
+        (("--rates", "rnn", "1e-3"), "rates is 'rnn'; it must be some of elman"),
+        (("--rates", "irnn", "0"), "rates is 0.0; it must be a positive number after each name"),
+        (("--resume", "auto"), "resume is 'auto'; it must be used with --out"),
         (("--rate", "0"), "rate is 0.0; it must be a positive number"),
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else "",
@@ -651,6 +655,59 @@ def test_torch_training_refuses_mistakes_in_one_line(tmp_path, flags, says):
     result = script("torch_training.py", *flags, cwd=tmp_path)
     assert result.returncode == 2 and says in result.stderr and "Traceback" not in result.stderr
     assert not (tmp_path / "runs").exists()
+
+
+def untimed(content):
+    """What JSON holds but for times."""
+    if isinstance(content, dict):
+        return {name: untimed(value) for name, value in content.items() if name not in ("seconds", "microseconds")}
+    return [untimed(value) for value in content] if isinstance(content, list) else repr(content)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "package", "flags"),
+    [
+        ("memory_tasks.py", None, "--tasks adding parity --models elman gru --steps 50 --length 8 --hidden 4"),
+        ("real_sequences.py", "sktime", "--quick --sets vowels"),
+        ("fixed_points.py", None, "--hidden 8 --steps 50 --length 20 --batch 8 --starts 20 --between 20"),
+        ("gradient_flow.py", None, "--hidden 4 --length 8 --windows 2 8 --gains 0.5 1.5 --steps 0 --batch 2"),
+        ("online_learning.py", None, "--quick"),
+        ("torch_training.py", "torch", "--quick"),
+        ("learning_rules.py", None, "--quick --parts training copying"),
+    ],
+    ids=lambda value: value[:-3] if isinstance(value, str) and value.endswith(".py") else "",
+)
+def test_a_killed_run_goes_on_part_by_part(tmp_path, name, package, flags):
+    """To the same summary and the same plots; the finished part stays as it is."""
+    if package and importlib.util.find_spec(package) is None:
+        pytest.skip(f"{package} is not installed")
+    (whole, killed), flags = (tmp_path / "whole", tmp_path / "killed"), flags.split()
+    result = script(name, *flags, "--out", whole, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    command = [sys.executable, str(EXPERIMENTS / name), *flags, "--out", str(killed), "--resume", "auto"]
+    environment = {key: value for key, value in os.environ.items() if key != "JAX_ENABLE_X64"}
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=-1, stderr=-1, text=True) as process:
+        while not list(killed.glob("parts/*.json")) and process.poll() is None:
+            time.sleep(0.01)
+        process.kill()
+        printed, _ = process.communicate()
+    (part,) = killed.glob("parts/*.json")
+    assert not (killed / "summary.json").exists()
+    before = part.stat().st_mtime_ns
+    lines = dict(line.split(": ", 1) for line in printed.splitlines() if line.startswith(("run folder", "to go on")))
+    resumed = subprocess.run(
+        shlex.split(lines["to go on with it"]), cwd="/", env=environment, capture_output=True, text=True, check=False
+    )
+    assert resumed.returncode == 0, resumed.stderr
+    assert part.stat().st_mtime_ns == before
+    assert {path.name for path in killed.iterdir()} == {path.name for path in whole.iterdir()}
+    ours, theirs = (untimed(json.loads((folder / "summary.json").read_text())) for folder in (killed, whole))
+    assert ours == theirs
+    for plot in whole.glob("*.png"):
+        assert plot.read_bytes() == (killed / plot.name).read_bytes(), plot.name
+    other = script(name, *flags, "--seed", "1", "--out", killed, "--resume", "auto", cwd=tmp_path)
+    assert other.returncode == 2 and "seed is 1; it must be 0, as in the run that is resumed" in other.stderr
 
 
 @pytest.mark.slow

@@ -184,7 +184,7 @@ def test_a_deleted_folder_is_made_again(text, whole, tmp_path, monkeypatch):
 
 def test_where_a_run_came_from(whole, text):
     settings = experiment.read_sealed(whole / "config.json")
-    (start,) = settings["starts"]
+    (start,) = settings["started by"]
     assert settings["rate"] == 3e-3 and settings["text"] == str(text) and settings["devices"] == 1
     assert "char_lm.py" in start["command"] and start["machine"]["jax"] == jax.__version__
     assert start["text_sha256"] == experiment.read_sealed(whole / "text.json")["sha256"]

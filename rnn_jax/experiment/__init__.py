@@ -7,6 +7,7 @@ from rnn_jax.experiment.folder import AUTO, goes_on, new_folder, read_config, re
 from rnn_jax.experiment.loading import LoadedRun, character_network, load_run
 from rnn_jax.experiment.machine import cores, machine, use_cores
 from rnn_jax.experiment.origin import origin
+from rnn_jax.experiment.parts import Parts
 from rnn_jax.experiment.progress import Line, Progress, Watch
 from rnn_jax.experiment.several import SeveralRuns
 from rnn_jax.experiment.tensorboard import require_tensorboard, tensorboard
@@ -18,6 +19,7 @@ __all__ = [
     "Line",
     "LoadedRun",
     "Parse",
+    "Parts",
     "Progress",
     "Run",
     "SeveralRuns",

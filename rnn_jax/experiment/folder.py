@@ -17,8 +17,8 @@ from rnn_jax.experiment.files import read_sealed, write_sealed
 Config = TypeVar("Config")
 AUTO = Path("auto")
 """The value of --resume that starts a run, or goes on with it."""
-STARTS = "starts"
-"""In config.json: the origin of each process that began or resumed the run."""
+STARTS = "started by"
+"""In config.json: the origin of each process that began or resumed the run; with a space, it is the name of no flag."""
 
 
 def new_folder(
@@ -139,7 +139,10 @@ def read_config(folder: Path, experiment: str, config: type[Config], argument: s
         require(fits, f"{name} in {file}", value, "as this script writes it" if name in hints else "a flag")
     paths = {name for name, hint in hints.items() if hint is Path or Path in get_args(hint)}
     return config(
-        **{name: Path(value) if name in paths and value is not None else value for name, value in settings.items()}
+        **{
+            name: Path(value) if name in paths and value is not None else _tuples(value)
+            for name, value in settings.items()
+        }
     )
 
 
@@ -254,5 +257,16 @@ def _fits(value: Any, hint: Any) -> bool:
         return value in get_args(hint)
     if get_origin(hint) in (Union, UnionType):
         return any(_fits(value, option) for option in get_args(hint))
+    if get_origin(hint) is tuple:
+        items = get_args(hint)
+        if not isinstance(value, list):
+            return False
+        items = items[:1] * len(value) if items[1:] == (...,) else items
+        return len(items) == len(value) and all(map(_fits, value, items))
     kinds = {float: (int, float), Path: (str,)}.get(hint, (hint,))
     return isinstance(value, kinds) and (hint is bool or not isinstance(value, bool))
+
+
+def _tuples(value: Any) -> Any:
+    """A value as the dataclass of a configuration has it: what JSON has as lists are tuples."""
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value

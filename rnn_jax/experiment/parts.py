@@ -1,0 +1,112 @@
+"""The parts of an experiment, each kept as soon as it is measured, so that a run that was stopped goes on."""
+
+import dataclasses
+import json
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rnn_jax.checks import require
+from rnn_jax.experiment.files import read_sealed, write_sealed
+from rnn_jax.experiment.folder import new_folder, read_config, resumed, write_config
+from rnn_jax.experiment.origin import origin
+
+
+class Parts:
+    """The folder of a run that is measured part by part.
+
+    The folder is made, or found again with ``--resume auto``.  It and the command that goes on with it are printed.
+
+    Args:
+      experiment: the name of the experiment.
+      config: the dataclass of the run's configuration, with ``out``, ``overwrite`` and ``resume``, which is "auto" or
+        None.
+      files: a regular expression for all that the experiment writes beside the parts, as for ``new_folder``.
+
+    Raises:
+      InputError: a folder that ``new_folder`` refuses; or to resume, one of another run, or a flag that differs from
+        the run's.
+
+    Examples:
+      >>> import tempfile
+      >>> from dataclasses import dataclass
+      >>> from pathlib import Path
+      >>> from typing import Literal
+      >>> from rnn_jax import experiment
+      >>> @dataclass(frozen=True)
+      ... class Config:
+      ...     out: Path
+      ...     overwrite: bool = False
+      ...     resume: Literal["auto"] | None = None
+      >>> with tempfile.TemporaryDirectory() as parent:
+      ...     config = Config(Path(parent) / "run", resume="auto")
+      ...     for _ in range(2):  # doctest: +ELLIPSIS
+      ...         parts = experiment.Parts("example", config, files="summary[.]json")
+      ...         print(parts.result("sum", lambda: print("it is measured") or 1 + 2))
+      run folder: ...
+      to go on with it: ... --resume auto
+      it is measured
+      3
+      run folder: ...
+      to go on with it: ... --resume auto
+      3
+    """
+
+    folder: Path
+    """The folder of the run."""
+
+    def __init__(self, experiment: str, config: Any, files: str) -> None:
+        out = config.out
+        if config.resume:
+            require(out is not None, "resume", config.resume, "used with --out")
+            require(not config.overwrite, "overwrite", True, "left out with --resume")
+        if config.resume and (out / "config.json").is_file():
+            saved = read_config(out, experiment, type(config))
+            resumed(dataclasses.replace(config, resume=out), experiment, left_out=saved, free=("out", "overwrite"))
+            write_config(out, experiment, config, origin())
+            self.folder = out
+        else:
+            self.folder = new_folder(experiment, config, rf"{files}|parts(/[^/]+\.json)?", origin=origin())
+        print(f"run folder: {self.folder}\nto go on with it: {self._command(config)}", flush=True)
+
+    def result(self, name: str, measure: Callable[[], Any]) -> Any:
+        """What a part has measured: as it is kept in the folder, or measured now, and kept.
+
+        A file that is damaged counts as none, so that the part is measured again.
+
+        Args:
+          name: the name of the part, which is that of its file.
+          measure: gives the result, of plain values: dicts, lists, tuples, strings, numbers, bools and None.
+
+        Returns:
+          The result as it is read from JSON, with lists for tuples, whether it was measured now or before.
+
+        Raises:
+          InputError: a file that cannot be written, or a full disk.
+        """
+        file = self.folder / "parts" / f"{name}.json"
+        kept = read_sealed(file)
+        if kept is None:
+            result = measure()
+            file.parent.mkdir(exist_ok=True)
+            kept = json.loads(json.dumps({"result": result}))
+            write_sealed(file, kept)
+        return kept["result"]
+
+    def _command(self, config: Any) -> str:
+        """The command line of a configuration: the flags that are not at their defaults, and where the run is."""
+        script = getattr(sys.modules.get(type(config).__module__), "__file__", None) or sys.argv[0]
+        words = [sys.executable, str(Path(script).absolute())]
+        for field in dataclasses.fields(config):
+            name, value = field.name.replace("_", "-"), getattr(config, field.name)
+            if value != field.default and field.name not in ("out", "overwrite", "resume"):
+                words += (
+                    [f"--{'' if value else 'no-'}{name}"] if isinstance(value, bool) else [f"--{name}", *_words(value)]
+                )
+        return shlex.join([*words, "--out", str(self.folder.absolute()), "--resume", "auto"])
+
+
+def _words(value: Any) -> list[str]:
+    return [word for each in value for word in _words(each)] if isinstance(value, tuple) else [str(value)]
