@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import optax
 import pytest
-from fixtures import SLOW_ALGORITHMS, make_batch, make_params, make_state, update_of
+from fixtures import SLOW_ALGORITHMS, make_batch, make_params, make_state, marked, update_of
 from test_experiments import script
 
 import rnn_jax as rj
@@ -273,14 +273,11 @@ def _never_hangs():
     signal.alarm(0)
 
 
+SLOW = (*SLOW_ALGORITHMS, "uoro", "autodiff", "run")
+
+
 @pytest.mark.usefixtures("_never_hangs")
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=[pytest.mark.slow] if name.split(".")[0] in (*SLOW_ALGORITHMS, "run") else [])
-        for name in CALLS
-    ],
-)
+@pytest.mark.parametrize("name", marked(CALLS, [name for name in CALLS if name.split(".")[0] not in SLOW]))
 def test_every_wrong_call_is_refused(name, good):
     function, arguments, *also = CALLS[name](good)
     rng = np.random.default_rng(0)

@@ -311,7 +311,7 @@ def test_two_runs_from_one_start():
     assert any((a != b).any() for a, b in zip(*map(jax.tree.leaves, (params, states[0][0].params)), strict=True))
 
 
-PADDING = pytest.mark.parametrize("field", ["mask", "weight"])
+PADDING = pytest.mark.parametrize("field", ["mask", pytest.param("weight", marks=pytest.mark.slow)])
 OPTIMISERS = pytest.mark.parametrize(
     "optimiser",
     [pytest.param(optax.adam(0.01), marks=pytest.mark.slow), optax.MultiSteps(optax.adam(0.01), 2)],
@@ -417,7 +417,8 @@ def masked(index):
 
 
 @pytest.mark.parametrize(
-    ("steps", "every", "chunk"), [(10, 4, 3), (7, 7, 2), (3, 1, 4), (6, 100, 50), (8, 2, 2), (8, 4, 2)], ids=str
+    ("steps", "every", "chunk"),
+    marked([(10, 4, 3), (7, 7, 2), (3, 1, 4), (6, 100, 50), (8, 2, 2), (8, 4, 2)], [(7, 7, 2), (3, 1, 4)]),
 )
 def test_steps_in_chunks_are_bitwise_those_made_one_by_one(steps, every, chunk):
     """And so is each report, that of padding only included."""

@@ -109,7 +109,11 @@ def test_weights_of_one_are_no_weights():
 
 @pytest.mark.parametrize(
     ("kind", "mask"),
-    [(jnp.asarray, False), (np.asarray, True), (lambda weight: np.asarray(weight, np.float32), True)],
+    [
+        pytest.param(jnp.asarray, False, marks=pytest.mark.slow),
+        (np.asarray, True),
+        (lambda weight: np.asarray(weight, np.float32), True),
+    ],
     ids=["jax", "numpy", "float32"],
 )
 def test_means_divide_by_the_sum_of_weights(kind, mask):
@@ -195,6 +199,7 @@ def test_the_weight_of_a_masked_step_is_ignored(algorithm):
         chex.assert_trees_all_equal(results(weight), results(1.0))
 
 
+@pytest.mark.slow
 @LOSSES
 def test_sequence_to_one(loss):
     """The loss of the last step alone: that of a plain JAX model that reads out once."""
