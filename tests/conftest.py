@@ -37,6 +37,14 @@ def as_users_compile():
     compile_with(UNOPTIMISED, 0)
 
 
+@pytest.fixture
+def sums_as_users_compile():
+    """For tests of long sums in float32, which unoptimised programs take one term after another, with larger errors."""
+    compile_with(False, CACHE)
+    yield
+    compile_with(UNOPTIMISED, 0)
+
+
 REAL = ("scikit-learn", "sktime", "reservoirpy")
 
 

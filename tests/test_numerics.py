@@ -24,6 +24,7 @@ import rnn_jax as rj
 from rnn_jax import network as net
 from rnn_jax.cells import gates
 from rnn_jax.diagnostics import worst
+from rnn_jax.gradients import traces
 from rnn_jax.recurrence import forward
 
 T, B, STEP, ROW = 9, 3, 4, 1
@@ -210,10 +211,10 @@ def test_confident_predictions(dtype, offset):
 @dtypes
 @cells
 def test_saturated_units(cell, dtype, leaf):
-    """Pre-activations of some 10⁴, at which nothing flows back through a tanh or a sigmoid."""
+    """Pre-activations of some 10⁶, at which nothing flows back through a tanh or a sigmoid."""
     network, params, state, batch = window(cell, dtype=dtype)
     layer = params.layers[0]
-    params = params._replace(layers=(layer._replace(**{leaf: 1e4 * getattr(layer, leaf)}),))
+    params = params._replace(layers=(layer._replace(**{leaf: 1e6 * getattr(layer, leaf)}),))
     _, grads = assert_right(network, params, state, batch)
     if cell.name == "elman-tanh":
         assert not any(leaf.any() for leaf in jax.tree.leaves(grads.layers)) and grads.V.any()
@@ -274,12 +275,13 @@ def test_nan_in_an_input(cell, algorithm):
 @exact_algorithms
 @cells
 def test_nan_between_two_windows(cell, algorithm):
-    """In one unit of the state carried on, in each layer and each state value."""
+    """In one unit of the state carried on, in each layer and each state value that the next step sees."""
     network, params, state, batch = window(cell, depth=2)
-    leaves, structure = jax.tree.flatten(state)
-    for index in range(len(leaves)):
-        bad = [leaf.at[ROW, 3].set(jnp.nan) if i == index else leaf for i, leaf in enumerate(leaves)]
-        assert_surfaces(algorithm, network, params, jax.tree.unflatten(structure, bad), batch, from_step(0))
+    for level, units in enumerate(state):
+        for k in traces.seen(cell, params.layers[level]):
+            bad = tuple(leaf.at[ROW, 3].set(jnp.nan) if i == k else leaf for i, leaf in enumerate(units))
+            carried = (*state[:level], bad, *state[level + 1 :])
+            assert_surfaces(algorithm, network, params, carried, batch, from_step(0))
 
 
 @exact_algorithms
@@ -290,7 +292,8 @@ def test_nan_in_a_weight(cell, algorithm):
     xs = batch.xs.at[STEP, ROW].set(5).at[:STEP].set(batch.xs[:STEP] % 5)
     leaves, structure = jax.tree.flatten(params)
     for index, (path, leaf) in enumerate(jax.tree.leaves_with_path(params)):
-        bad = [leaf.at[(-1,) * leaf.ndim].set(jnp.nan) if i == index else leaf for i, leaf in enumerate(leaves)]
+        place = (*(-1,) * (leaf.ndim - 1), 0)  # of the first gate, which every cell's output sees in the same step
+        bad = [leaf.at[place].set(jnp.nan) if i == index else leaf for i, leaf in enumerate(leaves)]
         of_token = jax.tree_util.keystr(path) == ".layers[0].U"
         seen = np.maximum.accumulate(np.asarray(xs == 5)) if of_token else np.ones((T, B), bool)
         assert seen[STEP:, ROW].all() and of_token == (not seen[:STEP].any())
