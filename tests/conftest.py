@@ -48,10 +48,16 @@ def sums_as_users_compile():
 REAL = ("scikit-learn", "sktime", "reservoirpy")
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Skip the examples in the docstrings of real sequences where a package with a set is not installed."""
+    """What is exhaustive in one parameter is not slow by another.
+
+    The examples in the docstrings of real sequences are skipped where a package with a set is not installed.
+    """
     absent = [name for name in REAL if not any(importlib.metadata.distributions(name=name))]
     for item in items:
+        if item.get_closest_marker("exhaustive"):
+            item.own_markers = [mark for mark in item.own_markers if mark.name != "slow"]
         if absent and item.name.startswith("rnn_jax.data.real."):
             item.add_marker(pytest.mark.skip(reason=f"{', '.join(absent)}: not installed"))
 
