@@ -45,7 +45,7 @@ GRID = [(depth, dtype, *shape) for depth in (1, 3) for dtype in ("float64", "flo
 
 
 def cases():
-    """Of a GRU the corners in the fast set, and the rest in the slow one; of the other kinds of cells only the corners."""
+    """Of a GRU the corners are fast and the rest is slow; of the other kinds of cells the corners are slow."""
     for name, cell in CELLS.items():
         for shape in GRID:
             corner, kind = shape in EVERY_RUN, name in EACH_KIND
@@ -54,7 +54,7 @@ def cases():
             yield pytest.param(cell, *shape, marks=marks, id="-".join(map(str, (name, *shape))))
 
 
-@pytest.mark.parametrize(("cell", "depth", "dtype", "T", "B"), cases())
+@pytest.mark.parametrize(("cell", "depth", "dtype", "T", "B"), list(cases()))
 def test_bptt_equals_autodiff(cell, depth, dtype, T, B, request):
     if dtype == "float32" and T == 200:
         request.getfixturevalue("sums_as_users_compile")
