@@ -328,7 +328,8 @@ def check_units(cell: Cell, s: Any, argument: str, B: int, H: int, dtype: Any) -
     count = len(cell.states)
     if not isinstance(s, tuple) or len(s) != count:
         names = ", ".join(cell.states) + "," * (count == 1)
-        refuse(argument, describe(s), f"a tuple ({names}) of the states of {cell.name}, each an array")
+        given = Description(f"a tuple of {len(s)}") if isinstance(s, tuple) else describe(s)
+        refuse(argument, given, f"a tuple ({names}) of the states of {cell.name}, each an array")
     for name, value in zip(cell.states, s, strict=True):
         check_array(value, f"{argument} ({name})", (B, H), dtype)
 

@@ -23,6 +23,8 @@ class Result(NamedTuple):
     """Where it was measured."""
     error: float
     tolerance: float
+    remedy: str = ""
+    """What to do where it fails, if that does not follow from the rest."""
 
     @property
     def ok(self) -> bool:
@@ -33,7 +35,8 @@ class Result(NamedTuple):
         """One line; a property that holds or does not has no figures."""
         if self.tolerance == 0 and self.error in (0, math.inf):
             return f"{self.check}: {self.case}: {'ok' if self.ok else 'FAILS'}"
-        return f"{self.check}: {self.case}: {self.error:.1e} {'≤' if self.ok else '> tolerance'} {self.tolerance:.0e}"
+        line = f"{self.check}: {self.case}: {self.error:.1e} {'≤' if self.ok else '> tolerance'} {self.tolerance:.0e}"
+        return line if self.ok or not self.remedy else f"{line}; {self.remedy}"
 
 
 def holds(check: str, case: str, condition: object) -> Result:
