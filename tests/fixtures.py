@@ -48,11 +48,15 @@ def cells_marked(*fast):
     return pytest.mark.parametrize("cell", every)
 
 
-def marked(values, fast):
-    """The values of a parameter, or of several in a row, with those outside of ``fast`` in the slow set."""
+def marked(values, fast, exhaustive=()):
+    """The values of a parameter, or of several in a row; those outside of ``fast`` are slow, or exhaustive."""
+
+    def marks(value):
+        return [] if value in fast else [pytest.mark.exhaustive if value in exhaustive else pytest.mark.slow]
+
     rows = [value if isinstance(value, tuple) else (value,) for value in values]
     return [
-        pytest.param(*row, marks=[] if value in fast else [pytest.mark.slow], id="-".join(map(str, row)))
+        pytest.param(*row, marks=marks(value), id="-".join(map(str, row)))
         for value, row in zip(values, rows, strict=True)
     ]
 

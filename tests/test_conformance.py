@@ -300,9 +300,10 @@ def test_cells_may_be_listed():
 
 EVERY_RUN = {"gradient × 1.001", "h_t for h_{t−1} in dW", "masked step leaks into dU and db"}
 """The others are slow to compile."""
+TWO_MINUTES = {"reset ignored in s_{t−1}"}
 
 
-@pytest.mark.parametrize("name", marked(WRONG_ALGORITHMS, EVERY_RUN))
+@pytest.mark.parametrize("name", marked(WRONG_ALGORITHMS, EVERY_RUN, TWO_MINUTES))
 def test_a_wrong_algorithm_is_caught(name):
     with exact_arithmetic():
         caught_by(algorithm_results(wrong_algorithm(*WRONG_ALGORITHMS[name]), None, tuple(CELLS.values())))
@@ -407,10 +408,7 @@ CLAIMS = {
 
 @pytest.mark.parametrize(
     "name",
-    marked(
-        CLAIMS,
-        ["supports nothing"],
-    ),
+    marked(CLAIMS, ["supports nothing"], ["wrong in its limit"]),
 )
 def test_claims_are_held_to(name):
     algorithm, check = CLAIMS[name]
