@@ -1,8 +1,9 @@
 """One table and one plot of several runs of char_lm.py: means over the seeds, time, and the commands.
 
 Runs that differ in nothing but the seed are one row, with the mean and the standard deviation of their bits per
-character of test text. The folder of several seeds stands for their runs. A run that is not finished is counted, and has
-no test bits. The value that docs/benchmarks.md tells of the same flags stands beside the mean; – where it tells none.
+character of test text. The folder of several seeds stands for their runs. A run that is not finished is counted, and
+has no test bits. The value that docs/benchmarks.md tells of the same flags stands beside the mean; – where it tells
+none.
 
 Examples:
   python experiments/report.py runs/char_lm/*
