@@ -316,11 +316,14 @@ def run(config: Config, watch: experiment.Watch | None = None) -> dict[str, Any]
         return train.init_state(algorithm, optimiser, params, config.batch, jax.random.fold_in(key, 2))
 
     step = train.make_step(algorithm, optimiser, clip)
+    anew = config.resume == experiment.AUTO and config.out.is_dir() and any(config.out.iterdir())
     folder = None
     try:
         with SignalsWait() as signals:
             folder, members = open_runs(config, corpus, fresh)
             say(config, f"run folder: {folder}\nto go on with it: {command(config, folder)}")
+            if resumes or anew:
+                say(config, start(members))
             members = fit(config, corpus, members, network, step, signals, watch)
         signals.deliver()
         summaries = [finished(member, corpus, prime, network) for member in members]
@@ -376,6 +379,26 @@ def command(config: Config, folder: Path) -> str:
     return shlex.join([sys.executable, str(Path(__file__).absolute()), "--resume", str(folder.absolute()), *text])
 
 
+def start(members: list[Member]) -> str:
+    """From where runs go on, in one line."""
+    places: dict[str, list[int]] = {}
+    for member in members:
+        step = int(member.state.step)
+        if member.summary is not None:
+            place = f"finished at step {step}"
+        elif member.config.resume == experiment.AUTO:
+            place = "no checkpoint yet: begun anew"
+        elif not member.state.finite:
+            place = f"not finite at step {step}"
+        else:
+            place = f"going on from step {step}"
+        places.setdefault(place, []).append(member.config.seed)
+    if len(places) == 1:
+        return next(iter(places))
+    shown = (f"{place} (seed{'s' if seeds[1:] else ''} {', '.join(map(str, seeds))})" for place, seeds in places.items())
+    return "; ".join(shown)
+
+
 def say(config: Config, text: str) -> None:
     """Print a text at once, without --quiet."""
     if not config.quiet:
@@ -415,13 +438,12 @@ def resume(config: Config, corpus: data.Corpus, like: train.TrainState) -> Membe
     require(done <= config.steps, "steps", config.steps, f"{done} or more, as the run has made {done}")
     files = experiment.Run(folder, ("config.json", "text.json"), saved)
     summary = experiment.read_sealed(folder / "summary.json")
-    if done == config.steps and summary is not None and summary.get("steps") == done:
-        files.write_lines()
-        return Member(config, files, state, summary)
-    experiment.write_config(folder, "char_lm", config, origin(corpus))
-    files = experiment.Run(folder, ("config.json", "text.json"), saved)
+    if done != config.steps or summary is None or summary.get("steps") != done:
+        summary = None
+        experiment.write_config(folder, "char_lm", config, origin(corpus))
+        files = experiment.Run(folder, ("config.json", "text.json"), saved)  # keeps the new config.json
     files.write_lines()
-    return Member(config, files, state, None)
+    return Member(config, files, state, summary)
 
 
 def fit(

@@ -1,11 +1,13 @@
 """One table and one plot of several runs of char_lm.py: means over the seeds, time, and the commands.
 
 Runs that differ in nothing but the seed are one row, with the mean and the standard deviation of their bits per
-character of test text. A run that is not finished is counted, and has no test bits. The value that docs/benchmarks.md
-tells of the same flags stands beside the mean.
+character of test text. The folder of several seeds stands for their runs. A run that is not finished is counted, and
+has no test bits. The value that docs/benchmarks.md tells of the same flags stands beside the mean; – where it tells
+none.
 
 Examples:
   python experiments/report.py runs/char_lm/*
+  python experiments/report.py runs/a runs/three
   python experiments/report.py runs/a runs/b --out report
 """
 
@@ -22,7 +24,7 @@ import figures
 import tyro
 
 from rnn_jax import experiment
-from rnn_jax.checks import require
+from rnn_jax.checks import refuse, require
 
 FILES = r"report\.(md|json|png)"
 RUN = {
@@ -43,7 +45,7 @@ class Config:
     """Which runs, and where the report goes."""
 
     folders: tyro.conf.Positional[tuple[Path, ...]] = ()
-    """Folders of runs of char_lm.py."""
+    """Folders of runs of char_lm.py, of one seed or of several; one that is given twice counts once."""
     out: Path | None = None
     """Folder of the report; by default runs/report/TIME."""
     overwrite: bool = False
@@ -56,7 +58,8 @@ class OneRun(NamedTuple):
     settings: dict[str, Any]
     """Its flags as resolved."""
     command: str
-    lines: list[experiment.Line]
+    points: dict[int, float]
+    """Bits per character of validation text, by the step."""
     summary: dict[str, Any] | None
     """None where it is not finished."""
 
@@ -69,6 +72,17 @@ class Row(NamedTuple):
     expected: float | None
 
 
+def runs_in(folder: Path) -> list[Path]:
+    """The folders of single runs: this one, or those of its seeds that have begun."""
+    config = experiment.read_config(folder, "char_lm", char_lm.Config, "folders")
+    if config.seeds == 1:
+        return [folder]
+    each = [folder / f"seed-{seed}" for seed in range(config.seed, config.seed + config.seeds)]
+    begun = [path for path in each if (path / "config.json").is_file()]
+    require(begun, "folders", str(folder), "a folder with a run, and none of its seeds has begun")
+    return begun
+
+
 def read(folder: Path) -> OneRun:
     """One run."""
     config = experiment.read_config(folder, "char_lm", char_lm.Config, "folders")
@@ -76,11 +90,12 @@ def read(folder: Path) -> OneRun:
     metrics = folder / "metrics.jsonl"
     texts = metrics.read_text(encoding="utf-8").splitlines() if metrics.exists() else []
     try:
-        lines = [json.loads(text) for text in texts]
-    except ValueError:
-        require(False, "folders", str(metrics), "a file as it was written; it is made again where the run goes on")
+        lines = [(line["step"], line.get("validation_bits")) for line in map(json.loads, texts)]
+    except (ValueError, TypeError, KeyError):
+        refuse("folders", str(metrics), "a file as it was written; it is made again where the run goes on")
+    points = {step: bits for step, bits in lines if bits is not None}
     command = starts[0]["command"] if starts else ""
-    return OneRun(dataclasses.asdict(config), command, lines, experiment.read_sealed(folder / "summary.json"))
+    return OneRun(dataclasses.asdict(config), command, points, experiment.read_sealed(folder / "summary.json"))
 
 
 def settings_of(run: OneRun) -> dict[str, Any]:
@@ -115,7 +130,7 @@ def usual_settings(settings: dict[str, Any]) -> dict[str, Any]:
 
 def expected_settings(config: char_lm.Config) -> dict[str, Any]:
     """Those of a run with these flags."""
-    return settings_of(OneRun(dataclasses.asdict(char_lm.resolve(config)), "", [], None))
+    return settings_of(OneRun(dataclasses.asdict(char_lm.resolve(config)), "", {}, None))
 
 
 def figures_of(row: Row) -> dict[str, Any]:
@@ -151,10 +166,14 @@ def table(rows: list[dict[str, Any]]) -> str:
         seeds += f"; {unfinished} not finished" if unfinished else ""
         lines.append(f"| {row['runs']} | {seeds} | {bits} | {expected} | {seconds} |")
     commands = [f"- {row['runs']}, seed {row['seeds'][0]}: `{row['commands'][0]}`" for row in rows]
-    return "\n".join([*lines, "", "Mean ± standard deviation over the seeds. The commands:", "", *commands, ""])
+    legend = (
+        "Mean ± standard deviation over the seeds; – where no run is finished. Expected is the value that "
+        "docs/benchmarks.md tells of the same flags with seed 0; – where it tells none. The commands:"
+    )
+    return "\n".join([*lines, "", legend, "", *commands, ""])
 
 
-def plot(rows: list[Row], path: Path) -> None:
+def plot(rows: list[Row]) -> Any:
     """Bits per character of validation text against the characters read: the mean of each row, and the range."""
     settings = rows[0].runs[0].settings
     same = {run.settings["cell"] for row in rows for run in row.runs}
@@ -163,9 +182,8 @@ def plot(rows: list[Row], path: Path) -> None:
     for index, row in enumerate(rows):
         colour = COLOURS[index % len(COLOURS)]
         work = row.runs[0].settings["batch"] * row.runs[0].settings["length"]
-        curves = [{line["step"]: line.get("validation_bits") for line in run.lines} for run in row.runs]
-        steps = sorted({step for curve in curves for step, bits in curve.items() if bits is not None})
-        found = [[curve[step] for curve in curves if curve.get(step) is not None] for step in steps]
+        steps = sorted({step for run in row.runs for step in run.points})
+        found = [[run.points[step] for run in row.runs if step in run.points] for step in steps]
         characters = [step * work for step in steps]
         style = ("-", "--", ":")[index // len(COLOURS) % 3]
         axes.plot(characters, [statistics.mean(bits) for bits in found], style, marker="o", color=colour, ms=3)
@@ -173,21 +191,27 @@ def plot(rows: list[Row], path: Path) -> None:
         axes.plot([], [], style, marker="o", color=colour, ms=3, label=f"{row.label} (n = {len(row.runs)})")
     axes.set(xlabel="characters of training text read", ylabel="bits per character", xscale="log")
     axes.legend()
-    figures.save(figure, path)
+    return figure
 
 
 def run(config: Config) -> None:
-    """Read the runs, print the table, and write report.md, report.json and report.png."""
+    """Read the runs, print the table, and write report.md, report.json and, where there are points, report.png."""
     require(config.folders, "folders", list(map(str, config.folders)), "one or more folders of runs")
-    rows = rows_of([read(folder) for folder in config.folders])
+    folders = {path.resolve(): path for folder in config.folders for path in runs_in(folder)}
+    rows = rows_of([read(folder) for folder in folders.values()])
     numbers = [figures_of(row) for row in rows]
     text = table(numbers)
+    figure = plot(rows) if any(run.points for row in rows for run in row.runs) else None
     folder = experiment.new_folder("report", config, FILES, config.folders)
     experiment.write_text(folder / "report.md", text)
     experiment.write_json(folder / "report.json", numbers)
-    with experiment.writing(folder / "report.png"):
-        plot(rows, folder / "report.png")
-    print(f"{text}\nreport: {folder}")
+    if figure:
+        with experiment.writing(folder / "report.png"):
+            figures.save(figure, folder / "report.png")
+    print(text)
+    if not figure:
+        print("no plot: no run has bits per character of validation text yet")
+    print(f"report: {folder}")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,8 @@
 import json
 import signal
 import sys
+import tempfile
+from pathlib import Path
 
 import char_lm
 import jax
@@ -13,6 +15,8 @@ from rnn_jax import checkpoint, experiment, train
 
 TEXT = "all work and no play makes jack a dull boy. " * 60
 SMALL = ("--quick", "--hidden", "4", "--batch", "4", "--length", "10", "--sample", "5", "--devices", "1", "--no-cache")
+CACHE = Path(tempfile.gettempdir()) / "rnn_jax-tests"
+"""XDG_CACHE_HOME of the scripts: programs that they compile are kept here, and not in the user's home."""
 
 
 def command(*arguments):
@@ -20,6 +24,7 @@ def command(*arguments):
     handler = signal.getsignal(signal.SIGTERM)
     with pytest.MonkeyPatch.context() as patched, pytest.raises(SystemExit) as ended:
         patched.setattr(sys, "argv", ["char_lm.py", *map(str, arguments)])
+        patched.setenv("XDG_CACHE_HOME", str(CACHE))
         with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"), jax.enable_x64(False):
             try:
                 experiment.main(char_lm.Config, char_lm.main, char_lm.flags)

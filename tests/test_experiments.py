@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -24,7 +23,7 @@ import peers
 import pictures
 import pytest
 import timing
-from char_runs import SMALL, TEXT, command, contents, lines_of, saved
+from char_runs import CACHE, SMALL, TEXT, command, contents, lines_of, saved
 from fixtures import marked
 
 import rnn_jax as rj
@@ -37,7 +36,7 @@ PNG = b"\x89PNG\r\n"
 
 def script(name, *arguments, cwd):
     environment = {key: value for key, value in os.environ.items() if key != "JAX_ENABLE_X64"}
-    environment["XDG_CACHE_HOME"] = str(Path(tempfile.gettempdir()) / "rnn_jax-tests")
+    environment["XDG_CACHE_HOME"] = str(CACHE)
     command = [sys.executable, str(EXPERIMENTS / name), *map(str, arguments)]
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=600, check=False)
 

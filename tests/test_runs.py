@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import pytest
 import report
-from char_runs import SMALL, TEXT, command, contents, lines_of, saved
+from char_runs import CACHE, SMALL, TEXT, command, contents, lines_of, saved
 
 import rnn_jax as rj
 from rnn_jax import checkpoint, data, experiment, train
@@ -36,6 +36,14 @@ def whole(text):
     """A run of 20 steps that was never stopped."""
     folder = text.parent / "whole"
     assert command(*SMALL, "--text", text, *STEPS, "--out", folder) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def three(text):
+    """A run of the seeds 0, 1 and 2."""
+    folder = text.parent / "three"
+    assert command(*SMALL, "--text", text, *STEPS, "--seeds", "3", "--out", folder) == 0
     return folder
 
 
@@ -224,6 +232,58 @@ def test_text_is_written_from_a_run(whole, tmp_path, capsys):
     assert contents(whole) == before
 
 
+def test_text_is_written_from_one_of_several_seeds(three, capsys):
+    says = f"folder is '{three}'; it must be that of one run: it holds several seeds; give {three}/seed-0"
+    assert command("--no-cache", "--generate", three) == 2
+    assert capsys.readouterr().err == f"error: {says}\n"
+    with pytest.raises(rj.InputError) as refused:
+        experiment.load_run(three)
+    assert str(refused.value) == says
+    assert generated(capsys, "--generate", three / "seed-0", "--sample", "5")
+
+
+def going_on(capsys, *arguments):
+    """What is said below the folder and the command, where the run goes on."""
+    capsys.readouterr()
+    assert command(*arguments) == 0
+    return capsys.readouterr().out.splitlines()[2]
+
+
+def test_a_resumed_run_says_where_it_goes_on(text, whole, tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "run"
+    flags = (*SMALL, "--text", text, *STEPS, "--out", folder, "--resume", "auto")
+    assert stopped(monkeypatch, data, "training_window", 8, *flags) == 130
+    assert "parameters, gradient by" in capsys.readouterr().out.splitlines()[2]  # new
+    step = int(saved(folder).step)
+    assert going_on(capsys, *flags) == f"going on from step {step}"
+    assert going_on(capsys, *flags) == "finished at step 20"
+    shutil.rmtree(folder)
+    folder.mkdir()
+    (folder / "config.json.partial").write_text('{"exp')
+    assert going_on(capsys, *flags) == "no checkpoint yet: begun anew"
+    capsys.readouterr()
+    assert command("--resume", folder, "--steps", "21", "--quiet") == 0
+    assert capsys.readouterr().out == ""
+
+
+def test_several_seeds_say_where_each_goes_on(text, three, tmp_path, capsys):
+    """In one line."""
+    folder = tmp_path / "run"
+    shutil.copytree(three, folder)
+    assert going_on(capsys, "--resume", folder) == "finished at step 20"
+    shutil.rmtree(folder / "seed-1")
+    (folder / "seed-2" / "summary.json").unlink()
+    shown = going_on(capsys, "--resume", folder, "--steps", "20")
+    parts = ("finished at step 20 (seed 0)", "no checkpoint yet: begun anew (seed 1)", "going on from step 20 (seed 2)")
+    assert shown == "; ".join(parts)
+
+
+def test_programs_that_tests_compile_are_not_kept_in_the_users_home(whole):
+    jax.config.update("jax_compilation_cache_dir", None)
+    assert command("--resume", whole, "--cache") == 0
+    assert Path(jax.config.jax_compilation_cache_dir).is_relative_to(CACHE)
+
+
 FOUR = """
 import pathlib, sys
 import char_lm, jax
@@ -339,9 +399,60 @@ def test_several_runs_are_reported(text, whole, tmp_path, capsys):
     assert (tmp_path / "report" / "report.png").read_bytes().startswith(b"\x89PNG")
 
 
+def reported(out, *folders):
+    """The rows of the report of these runs."""
+    with jax.numpy_dtype_promotion("standard"):
+        report.run(report.Config(folders=folders, out=out))
+    return json.loads((out / "report.json").read_text())
+
+
+def test_the_folder_of_several_seeds_is_reported_as_its_runs(whole, three, tmp_path, capsys):
+    """Each once, however often it is given."""
+    bits = [experiment.read_sealed(three / f"seed-{seed}" / "summary.json")["test_bits"] for seed in range(3)]
+    one, several = reported(tmp_path / "one", three)[0], reported(tmp_path / "several", three, three / "seed-1", three)
+    assert one["seeds"] == [0, 1, 2] and one["test_bits"] == pytest.approx(np.mean(bits))
+    assert one["standard_deviation"] == pytest.approx(np.std(bits, ddof=1)) and several == [one]
+    (row,) = reported(tmp_path / "two", whole, three)
+    assert row["seeds"] == [0, 0, 1, 2] and row["count"] == 4
+    shown = capsys.readouterr().out
+    assert "| elman | 0, 1, 2 | " in shown and "Expected is the value" in shown
+
+
+def test_a_folder_of_several_seeds_without_a_run_is_refused(three, tmp_path):
+    folder = tmp_path / "begun"
+    folder.mkdir()
+    shutil.copy(three / "config.json", folder)
+    with pytest.raises(rj.InputError, match=r"begun'; it must be a folder with a run, and none of"):
+        report.run(report.Config(folders=(folder,), out=tmp_path / "report"))
+    assert not (tmp_path / "report").exists()
+
+
+def test_a_report_of_runs_without_validation_has_no_plot(text, whole, tmp_path, monkeypatch, capsys):
+    """They were stopped before their first; beside another run they have a row without points."""
+    early = tmp_path / "early"
+    assert stopped(monkeypatch, data, "training_window", 8, *SMALL, "--text", text, *STEPS, "--out", early) == 130
+    capsys.readouterr()
+    (row,) = reported(tmp_path / "alone", early)
+    assert row["test_bits"] is None and row["count"] == 1
+    assert "no plot: no run has bits per character of validation text yet" in capsys.readouterr().out.splitlines()
+    assert {path.name for path in (tmp_path / "alone").iterdir()} == {"config.json", "report.md", "report.json"}
+    reported(tmp_path / "both", early, whole)
+    assert (tmp_path / "both" / "report.png").exists()
+
+
+@pytest.mark.parametrize("line", ['{"st', "[1]", '{"validation_bits": 2.0}'])
+def test_damaged_metrics_are_no_half_report(whole, tmp_path, line):
+    folder = tmp_path / "run"
+    shutil.copytree(whole, folder)
+    (folder / "metrics.jsonl").write_text(line + "\n")
+    with pytest.raises(rj.InputError, match="a file as it was written"):
+        report.run(report.Config(folders=(whole, folder), out=tmp_path / "report"))
+    assert not (tmp_path / "report").exists()
+
+
 def test_a_report_knows_the_value_of_the_pages():
     expected = report.expected_settings(char_lm.Config(seed=3))
-    run = report.OneRun(char_lm.dataclasses.asdict(char_lm.resolve(char_lm.Config(seed=3))), "", [], None)
+    run = report.OneRun(char_lm.dataclasses.asdict(char_lm.resolve(char_lm.Config(seed=3))), "", {}, None)
     assert report.settings_of(run) == expected
     assert report.rows_of([run])[0].expected == 2.34
 

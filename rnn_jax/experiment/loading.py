@@ -9,7 +9,7 @@ import jax
 from rnn_jax import checkpoint
 from rnn_jax import network as net
 from rnn_jax.cells import CELLS, elman
-from rnn_jax.checks import InputError, require
+from rnn_jax.checks import InputError, refuse, require
 from rnn_jax.experiment.files import read_sealed
 from rnn_jax.losses import softmax_cross_entropy
 from rnn_jax.types import Network, Params
@@ -62,7 +62,7 @@ def load_run(folder: str | Path) -> LoadedRun:
       LoadedRun, on the default device.
 
     Raises:
-      InputError: no folder of such a run, or a damaged one.
+      InputError: no folder of such a run, that of several seeds, or a damaged one.
 
     Examples:
       >>> from rnn_jax import experiment
@@ -73,13 +73,15 @@ def load_run(folder: str | Path) -> LoadedRun:
       folder is 'runs/none'; it must be the folder of a run on text
     """
     path = Path(folder)
-    settings, text = read_sealed(path / "config.json"), read_sealed(path / "text.json")
+    settings, text = read_sealed(path / "config.json") or {}, read_sealed(path / "text.json") or {}
+    several = settings.get("seeds", 1) != 1
+    first = path / f"seed-{settings.get('seed')}"
+    require(not several, "folder", str(folder), f"that of one run: it holds several seeds; give {first}")
     wanted = "the folder of a run on text" + (", with its files as they were written" if path.is_dir() else "")
-    require(settings is not None and text is not None and "alphabet" in text, "folder", str(folder), wanted)
     try:
-        network = character_network(settings, len(text["alphabet"]))  # type: ignore[arg-type,index]
+        network = character_network(settings, len(text["alphabet"]))
     except (KeyError, TypeError, InputError):
-        require(False, "folder", str(folder), wanted)
+        refuse("folder", str(folder), wanted)
     saved = checkpoint.read(path / "checkpoint")
     params = checkpoint.params_of(saved, net.init(network, jax.random.key(0)))
-    return LoadedRun(network, params, text["alphabet"], int(saved.arrays[".step"]))  # type: ignore[index]
+    return LoadedRun(network, params, text["alphabet"], int(saved.arrays[".step"]))
