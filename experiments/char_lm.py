@@ -395,8 +395,9 @@ def start(members: list[Member]) -> str:
         places.setdefault(place, []).append(member.config.seed)
     if len(places) == 1:
         return next(iter(places))
-    shown = (f"{place} (seed{'s' if seeds[1:] else ''} {', '.join(map(str, seeds))})" for place, seeds in places.items())
-    return "; ".join(shown)
+    return "; ".join(
+        f"{place} (seed{'s' if seeds[1:] else ''} {', '.join(map(str, seeds))})" for place, seeds in places.items()
+    )
 
 
 def say(config: Config, text: str) -> None:

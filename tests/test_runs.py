@@ -266,6 +266,7 @@ def test_a_resumed_run_says_where_it_goes_on(text, whole, tmp_path, monkeypatch,
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.slow
 def test_several_seeds_say_where_each_goes_on(text, three, tmp_path, capsys):
     """In one line."""
     folder = tmp_path / "run"
