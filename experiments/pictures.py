@@ -1,6 +1,6 @@
 """Make the pictures of the README and of the documentation again, each by the experiment that it belongs to.
 
-About three and a half hours on two quiet cores; --only makes some of them.
+About four and a half hours on two quiet cores; --only makes some of them.
 
 Examples:
   python experiments/pictures.py
@@ -24,6 +24,7 @@ MADE_BY = {
     ("peers.png",): ("benchmark.py", "--parts", "grid", "--hidden", "256", "--shapes", "64", "256", "--rounds", "21"),
     ("length.png", "crossover.png"): ("benchmark.py", "--parts", "crossover", "long"),
     ("learning_curve.png",): ("char_lm.py",),
+    ("held_out.png",): ("held_out.py",),
     ("torch_training.png",): ("torch_training.py",),
     ("tradeoff.png",): ("learning_rules.py", "--parts", "tradeoff"),
     ("online_learning.png",): ("online_learning.py",),
