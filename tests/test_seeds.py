@@ -56,6 +56,7 @@ def text(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_each_seed_is_its_own_run_to_the_bit(text, tmp_path):
     """Three seeds on two devices, with all that a stochastic algorithm carries."""
     environment = {

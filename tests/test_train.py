@@ -296,6 +296,7 @@ def test_the_clip_leaves_zeros():
     chex.assert_trees_all_equal(train.clip_by_global_norm(1.0).update(zeros, optax.EmptyState())[0], zeros)
 
 
+@pytest.mark.slow
 def test_two_runs_from_one_start():
     """A step donates its state: neither the parameters nor the key inside of an optimiser goes with it."""
     network = make_network(rj.gru())
@@ -380,6 +381,7 @@ def test_an_index_that_would_wrap_is_refused(field):
         assert state.step == 1 and np.isfinite(metrics.loss)
 
 
+@pytest.mark.slow
 def test_the_step_is_traced_inside_of_jit_and_scan():
     """Three steps in one program are the three of a run."""
     network, optimiser = make_network(rj.gru()), optax.adam(0.01)
@@ -449,6 +451,7 @@ def test_each_length_of_a_chunk_is_compiled_once():
     assert train._scan(step)._cache_size() == 2
 
 
+@pytest.mark.slow
 def test_windows_that_differ_within_a_chunk_are_refused():
     """In one line, after the steps before them; in a chunk each they are served."""
     longer = make_batch(CHUNKED, 5, 3, True, True, seed=5)
