@@ -73,10 +73,11 @@ algorithms = pytest.mark.parametrize(
         for name, algorithm in ALGORITHMS.items()
     ],
 )
+EXACT_MARKS = {"bptt": [], "autodiff": [pytest.mark.exhaustive]}
 exact_algorithms = pytest.mark.parametrize(
     "algorithm",
     [
-        pytest.param(algorithm, id=name, marks=[] if name == "bptt" else [pytest.mark.slow])
+        pytest.param(algorithm, id=name, marks=EXACT_MARKS.get(name, [pytest.mark.slow]))
         for name, algorithm in EXACT.items()
     ],
 )

@@ -592,7 +592,7 @@ def test_held_out_compares_cells_and_goes_on(tmp_path):
     assert all(len(row["test_bits"]) == row["finished"] == 2 for row in summary["models"])
     assert (tmp_path / "out" / "table.md").read_text().count("±") == 4
     assert (tmp_path / "out" / "held_out.png").read_bytes().startswith(PNG)
-    starts = json.loads((tmp_path / "out" / "gru-16" / "config.json").read_text())["starts"]
+    starts = json.loads((tmp_path / "out" / "gru-16" / "config.json").read_text())["started by"]
     assert len(starts) == 1
 
 

@@ -338,7 +338,7 @@ def test_each_kind_of_state_is_restored_bitwise(tmp_path):
     assert_restored(tmp_path, {name: trained(name) for name in KINDS_OF_STATE})
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("part", range(6))
 def test_every_compiled_state_is_restored_bitwise_and_goes_on(tmp_path, part):
     states = {name: trained(name, compiled=True) for name in TRAINS[part::6]}

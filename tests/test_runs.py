@@ -303,6 +303,7 @@ assert len(one) > 10 and all((one[name] == other[name]).all() for name in one)
 @pytest.mark.slow
 def test_a_run_on_four_devices_goes_on_there_and_is_loaded_on_one(tmp_path):
     environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
+    environment["PYTHONPATH"] = str(Path(char_lm.__file__).parent)
     argv = [sys.executable, "-c", FOUR, str(tmp_path / "run"), str(tmp_path / "parts")]
     done = subprocess.run(argv, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
