@@ -41,10 +41,12 @@ FILES = r"summary\.json|(error_against_T|digits)\.png"
 
 @dataclass(frozen=True)
 class Config:
-    """Which cases to compare.  The flags from --hidden to --lengths are of the first part."""
+    """Which cases to compare.  The flags from --cells to --lengths are of the first part."""
 
     parts: tuple[Literal["agreement", "digits"], ...] = ("agreement", "digits")
     """agreement: with autodiff; digits: with float64, where gates saturate and predictions are confident."""
+    cells: tuple[str, ...] | None = None
+    """Names of cells; by default every one, with --quick elman lstm gru."""
     hidden: int = 64
     """H."""
     batch: int = 4
@@ -63,7 +65,7 @@ class Config:
     overwrite: bool = False
     """Replace what the run folder holds."""
     quick: bool = False
-    """Fewer lengths, one depth; the first and the last bias."""
+    """Three cells, fewer lengths, one depth; the first and the last bias."""
 
 
 def compare(config: Config, name: str, depth: int, dtype: str, length: int) -> dict[str, Any]:
@@ -102,7 +104,10 @@ def run(config: Config) -> int:
     require(config.parts, "parts", config.parts, "one part or more")
     for name, counts in (("depths", depths), ("lengths", lengths)):
         require(counts and min(counts) > 0, name, counts, "positive ints")
-    config = dataclasses.replace(config, depths=depths, lengths=lengths)
+    cells = (("elman", "lstm", "gru") if config.quick else tuple(CELLS)) if config.cells is None else config.cells
+    unknown = [cell for cell in cells if cell not in CELLS]
+    require(cells and not unknown, "cells", unknown or cells, f"one name or more of {', '.join(CELLS)}")
+    config = dataclasses.replace(config, cells=cells, depths=depths, lengths=lengths)
     jax.config.update("jax_enable_x64", True)
     jax.config.update("jax_default_matmul_precision", config.precision)
     folder = experiment.new_folder("compare_gradients", config, FILES)
@@ -114,7 +119,7 @@ def run(config: Config) -> int:
     failed = 0
     with ThreadPoolExecutor(experiment.cores()) as pool:  # compiling is most of the work, and leaves Python free
         if "agreement" in config.parts:
-            cases = agreement(config, depths, lengths, pool)
+            cases = agreement(config, pool)
             plot(cases, config, folder / "error_against_T.png")
             summary |= {"largest": largest(cases), "cases": cases}
             failed += sum(not case["passed"] for case in cases)
@@ -128,15 +133,13 @@ def run(config: Config) -> int:
     return 1 if failed else 0
 
 
-def agreement(
-    config: Config, depths: tuple[int, ...], lengths: tuple[int, ...], pool: Executor
-) -> list[dict[str, Any]]:
+def agreement(config: Config, pool: Executor) -> list[dict[str, Any]]:
     """Every case of bptt against autodiff; prints the worst leaf of each."""
-    grid = list(itertools.product(CELLS, depths, TOLERANCE, lengths))
+    grid = list(itertools.product(config.cells, config.depths, TOLERANCE, config.lengths))
     cases = list(tqdm(pool.map(lambda case: compare(config, *case), grid), total=len(grid), unit="case", disable=None))
     print("bptt against jax.grad, norm-wise, the worst leaf of each case")
     print(f"{'cell':<20}{'layers':>7}{'T':>7}" + "".join(f"{dtype:>12}" for dtype in TOLERANCE))
-    for cell, depth, length in itertools.product(CELLS, depths, lengths):
+    for cell, depth, length in itertools.product(config.cells, config.depths, config.lengths):
         row = [case for case in cases if (case["cell"], case["depth"], case["T"]) == (cell, depth, length)]
         shown = "".join(f"{case['error']:>11.1e}{' ' if case['passed'] else '!'}" for case in row)
         print(f"{cell:<20}{depth:>7}{length:>7}{shown}")

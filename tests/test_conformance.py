@@ -20,7 +20,7 @@ from rnn_jax.testing import matrix, tables
 from rnn_jax.testing.algorithm import algorithm_results
 from rnn_jax.testing.cell import cell_results
 from rnn_jax.testing.loss import loss_results
-from rnn_jax.testing.report import exact_arithmetic
+from rnn_jax.testing.report import exact_arithmetic, raise_on_failure
 
 
 @pytest.fixture(autouse=True)
@@ -61,22 +61,26 @@ def test_bptt_conforms_in_several_segments():
     assert checks >= {"structure", "loss", "recurrent state", "gradient", "mask", "reset", "rows", "padding", "jit"}
 
 
-@cells_marked()
+one_cell_in_ci = pytest.mark.parametrize("cell", marked(CELLS, [], set(CELLS) - {"elman"}))
+"""The textbook forms conform in every cell, which takes the better part of an hour to see."""
+
+
+@one_cell_in_ci
 def test_textbook_rtrl_conforms(cell):
     assert rj.testing.check_algorithm(textbook.rtrl, cells=[cell])
 
 
-@cells_marked()
+@one_cell_in_ci
 def test_textbook_uoro_conforms(cell):
     assert rj.testing.check_algorithm(textbook.uoro, cells=[cell])
 
 
-@cells_marked()
+@one_cell_in_ci
 def test_textbook_rflo_conforms(cell):
     assert rj.testing.check_algorithm(textbook.rflo, cells=[cell])
 
 
-@cells_marked()
+@one_cell_in_ci
 def test_a_textbook_predictor_conforms(cell):
     assert rj.testing.check_algorithm(textbook.dni, cells=[cell])
 
@@ -229,7 +233,7 @@ WRONG_LOSSES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", WRONG_LOSSES)
+@pytest.mark.parametrize("name", marked(WRONG_LOSSES, ["log Σ exp", "error × 1.001"]))
 def test_a_wrong_loss_is_caught(name):
     with exact_arithmetic():
         caught_by(loss_results(mutated("losses", *WRONG_LOSSES[name]).softmax_cross_entropy()))
@@ -293,7 +297,7 @@ def test_a_loss_that_raises_fails_by_name():
 
 @pytest.mark.slow
 def test_cells_may_be_listed():
-    with pytest.raises(rj.InputError, match="cells is"):
+    with pytest.raises(rj.InputError, match=r"cells\[0\] is"):
         rj.testing.check_algorithm(bptt, cells=["gru"])
     assert rj.testing.check_algorithm(textbook.rflo, cells=[rj.elman("relu", leak=0.4)])
 
@@ -328,12 +332,16 @@ def truncated(k, claimed=None):
         inner = rj.bptt(network)
 
         def update(params, carry, batch):
-            total = None
-            for start in range(0, batch.xs.shape[0], k):
-                window = jax.tree.map(lambda a, i=start: a[i : i + k], batch)
-                carry, estimate = inner.update(params, carry, window)
-                total = estimate if total is None else jax.tree.map(jnp.add, total, estimate)
-            return carry, total
+            whole = len(batch.xs) // k * k
+            parts = []
+            if whole:
+                windows = jax.tree.map(lambda a: a[:whole].reshape(-1, k, *a.shape[1:]), batch)
+                carry, each = jax.lax.scan(lambda carry, window: inner.update(params, carry, window), carry, windows)
+                parts = [jax.tree.map(lambda a: a.sum(0), each)]
+            if whole < len(batch.xs):
+                carry, last = inner.update(params, carry, jax.tree.map(lambda a: a[whole:], batch))
+                parts.append(last)
+            return carry, jax.tree.map(lambda *a: sum(a), *parts)
 
         def limit(network, params, batch):
             return {"k": len(batch.xs)}, params, batch
@@ -406,18 +414,25 @@ CLAIMS = {
 }
 
 
+def up_to_a_failure(results):
+    """What is tested after the first failure costs minutes to compile."""
+    for result in results:
+        yield result
+        if not result.ok:
+            return
+
+
 @pytest.mark.parametrize(
     "name",
     marked(CLAIMS, ["supports nothing"], ["wrong in its limit"]),
 )
 def test_claims_are_held_to(name):
     algorithm, check = CLAIMS[name]
-    cells = {"elman": rj.elman()}
     if check is None:
-        rj.testing.check_algorithm(algorithm, cells=cells)
+        rj.testing.check_algorithm(algorithm, cells=[rj.elman()])
     else:
-        with pytest.raises(rj.testing.ConformanceError) as caught:
-            rj.testing.check_algorithm(algorithm, cells=cells)
+        with pytest.raises(rj.testing.ConformanceError) as caught, exact_arithmetic():
+            raise_on_failure(name, up_to_a_failure(algorithm_results(algorithm, None, [rj.elman()])))
         assert re.search(check, caught.value.failures[0].check)
 
 

@@ -1,5 +1,6 @@
 """What the pages show is true: each block of code runs, from top to bottom of a page, in one namespace."""
 
+import functools
 import re
 import shlex
 import subprocess
@@ -58,6 +59,11 @@ def test_a_command_of_a_page_knows_its_flags(command, tmp_path):
         subprocess.run(argv, cwd=ROOT, check=True, capture_output=True)
         return
     script = [arguments[0], arguments[1]] if arguments[0] == "-m" else [arguments[0]]
-    shown = subprocess.run([sys.executable, *script, "--help"], cwd=ROOT, check=True, capture_output=True, text=True)
     for flag in arguments:
-        assert not flag.startswith("--") or flag in shown.stdout, f"{flag} is no flag of {' '.join(script)}"
+        assert not flag.startswith("--") or flag in help_of(*script), f"{flag} is no flag of {' '.join(script)}"
+
+
+@functools.cache
+def help_of(*script):
+    argv = [sys.executable, *script, "--help"]
+    return subprocess.run(argv, cwd=ROOT, check=True, capture_output=True, text=True).stdout

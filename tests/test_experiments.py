@@ -416,9 +416,8 @@ def test_compare_gradients_fails_on_a_wrong_gradient(tmp_path, monkeypatch, caps
         return right(network)._replace(update=update)
 
     monkeypatch.setattr(rj, "bptt", bptt)
-    monkeypatch.setattr(compare_gradients, "CELLS", {"elman": rj.elman()})
     monkeypatch.setattr(digits, "PROBLEMS", digits.PROBLEMS[-1:])
-    config = compare_gradients.Config(depths=(1,), lengths=(5,), quick=True, out=tmp_path / "run")
+    config = compare_gradients.Config(cells=("elman",), depths=(1,), lengths=(5,), quick=True, out=tmp_path / "run")
     with jax.numpy_dtype_promotion("standard"):
         assert compare_gradients.run(config) == 1
     printed = capsys.readouterr().out

@@ -28,7 +28,7 @@ def layer_and_step(cell):
     return layer, x, s_prev, step
 
 
-@cells_marked("lstm-peepholes")
+@cells_marked()
 def test_push_and_pull_are_the_derivatives_of_the_step(cell):
     layer, x, s_prev, step = layer_and_step(cell)
     s, residual = step(layer, s_prev, x)

@@ -295,7 +295,9 @@ def test_all_of_optax_is_in_the_tables(module):
     assert set(factories(MODULES[module])) == TRAINED[module].keys() | REFUSED[module].keys()
 
 
-@pytest.mark.parametrize("name", marked(TRAINS, ["optax.sgd", "optax.MultiSteps"]))
+@pytest.mark.parametrize(
+    "name", marked(TRAINS, ["optax.sgd", "optax.MultiSteps"], {*TRAINS} - {*KINDS_OF_STATE, *READ_THE_LOSS})
+)
 def test_trains(name):
     """Three finite steps, also as ``jit`` traces them, that change the parameters and not the form of the state."""
     optimiser, step, _ = parts(name)

@@ -249,6 +249,7 @@ def going_on(capsys, *arguments):
     return capsys.readouterr().out.splitlines()[2]
 
 
+@pytest.mark.slow
 def test_a_resumed_run_says_where_it_goes_on(text, whole, tmp_path, monkeypatch, capsys):
     folder = tmp_path / "run"
     flags = (*SMALL, "--text", text, *STEPS, "--out", folder, "--resume", "auto")

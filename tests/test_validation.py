@@ -28,7 +28,8 @@ def calls_of(module, function):
     return count
 
 
-@pytest.mark.parametrize("depth", [1, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("depth", [1, 3])
 def test_each_public_call_validates_once(depth):
     net = make_network(rj.lstm(), depth)
     params, batch, state = make_params(net), make_batch(net, 6, 3, True, True, weight=True), make_state(net, 3)
