@@ -30,6 +30,7 @@ from typing import Any, Literal, NamedTuple
 import benchmark_figures
 import jax
 import jax.numpy as jnp
+import seed_steps
 import timing
 import tricks
 from peers import HOISTED, JAX_GRAD, READOUT_OUTSIDE, STANDARD, builders, by_jax_grad
@@ -41,7 +42,7 @@ from rnn_jax import experiment
 from rnn_jax.checks import require
 from rnn_jax.diagnostics import worst
 
-Part = Literal["grid", "profile", "tricks", "scaling", "crossover", "long", "programs"]
+Part = Literal["grid", "profile", "tricks", "seeds", "scaling", "crossover", "long", "programs"]
 DIAGONAL = "bptt, diagonal W"
 PROFILE = (MATMULS, BPTT, DIAGONAL)
 FILES = r"rows\.jsonl|summary\.json|(peers|length|crossover)\.png|(cuda|tpu)-\w+\.json"
@@ -52,10 +53,11 @@ FILES = r"rows\.jsonl|summary\.json|(peers|length|crossover)\.png|(cuda|tpu)-\w+
 class Config:
     """Which cases to measure."""
 
-    parts: tuple[Part, ...] = ("grid", "profile", "tricks", "scaling", "crossover", "long", "programs")
+    parts: tuple[Part, ...] = ("grid", "profile", "tricks", "seeds", "scaling", "crossover", "long", "programs")
     """grid: every program; profile: bptt with and without its recurrent products; tricks: bptt with
-    each platform trick of rnn_jax/ops.py replaced by its plain form; scaling: in H and B; crossover: storing states or
-    recomputing them (gradient checkpointing); long: T to --longest, B = 1; programs: compiled for accelerators."""
+    each platform trick of rnn_jax/ops.py replaced by its plain form; seeds: a training step of several seeds; scaling:
+    in H and B; crossover: storing states or recomputing them (gradient checkpointing); long: T to --longest, B = 1;
+    programs: compiled for accelerators."""
     cells: tuple[Literal["elman", "lstm", "gru"], ...] = ("elman", "lstm", "gru")
     hidden: tuple[int, ...] = (128, 256, 512)
     """H of the grid."""
@@ -165,6 +167,10 @@ def plan(config: Config, folder: Path) -> list[Job]:
             case = Case(cell, hidden, B, T)
             measure = partial(timing.measure, case, tricks.builders(case), config.rounds, config.product)
             jobs.append(Job("tricks", case, "", measure))
+        for hidden in (16,) if small else (128, 256):
+            case = Case(cell, hidden, 4, 16) if small else Case(cell, hidden, 32, 100)
+            measure = partial(timing.measure, case, seed_steps.builders(case), config.rounds, config.product)
+            jobs.append(Job("seeds", case, "", measure))
         for hidden in (16,) if small else (64, 128, 256, 512, 1024):
             add_interleaved("scaling", Case(cell, hidden, 32, 64), (BPTT, *JAX_GRAD))
         for B in (2,) if small else (1, 4, 16, 64, 256):
@@ -308,6 +314,10 @@ def report(ratios: list[dict[str, Any]], rows: list[Row]) -> None:
     for case, here in by_case(rows, "tricks").items():
         usual = next(row["milliseconds"] for row in here if row["program"] == BPTT)
         shown = (f"{row['program']} {row['milliseconds'] / usual:.2f}" for row in here if row["program"] != BPTT)
+        print(f"{_name(case._asdict()):<26}  " + "  ".join(shown))
+    print(f"\na training step of {seed_steps.SEEDS} seeds on all devices, and of one run on one: milliseconds a seed")
+    for case, here in by_case(rows, "seeds").items():
+        shown = (f"{row['program']} {seed_steps.a_seed(row['program'], row['milliseconds']):.2f}" for row in here)
         print(f"{_name(case._asdict()):<26}  " + "  ".join(shown))
     for row in rows:
         if row["part"] in ("long", "programs"):

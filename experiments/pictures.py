@@ -28,11 +28,12 @@ MADE_BY = {
     ("torch_training.png",): ("torch_training.py",),
     ("tradeoff.png",): ("learning_rules.py", "--parts", "tradeoff"),
     ("online_learning.png",): ("online_learning.py",),
-    ("adding.png", "copy_memory.png", "parity.png", "flip_flop.png"): (
+    ("adding.png", "copy_memory.png", "delayed_addition.png", "parity.png", "flip_flop.png"): (
         "memory_tasks.py",
         "--tasks",
         "adding",
         "copy_memory",
+        "delayed_addition",
         "parity",
         "flip_flop",
     ),
