@@ -7,6 +7,7 @@ matrices of the tests are small, and products take the form that is meant for la
 
 import importlib.metadata
 import os
+import signal
 
 import jax
 import pytest
@@ -17,6 +18,7 @@ jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_default_matmul_precision", "highest")
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts jobs in the background with it ignored
 UNOPTIMISED = "RNN_JAX_OPTIMISE" not in os.environ
 CACHE = ops.CACHE
 
