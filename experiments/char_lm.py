@@ -526,7 +526,7 @@ def bits(
     lanes, length = max(1, min(LANES, (len(part) - 1) // LANE)), min(100, len(part) - 1)
     windows = data.evaluation_windows(part, length, lanes, WARM_UP)
     checked = (window for window in windows if check() is None)
-    return train.evaluate(network, _at_home(state.params), checked) / NATS
+    return train.evaluate(network, _on_first_device(state.params), checked) / NATS
 
 
 def generate(config: Config) -> str:
@@ -583,7 +583,7 @@ def evaluate(
         "training_seconds": seconds,
         "milliseconds_per_step": 1e3 * seconds / int(state.step),
         "machine": experiment.machine(),
-        "sample": written(config, network, _at_home(state.params), corpus.alphabet, prime),
+        "sample": written(config, network, _on_first_device(state.params), corpus.alphabet, prime),
     }
 
 
@@ -655,7 +655,7 @@ def plot(lines: list[dict[str, float]], summary: dict[str, Any], path: Path) -> 
     figures.save(figure, path)
 
 
-def _at_home(params: rj.Params) -> rj.Params:
+def _on_first_device(params: rj.Params) -> rj.Params:
     return jax.device_put(params, jax.local_devices()[0])
 
 

@@ -1,7 +1,7 @@
 """What becomes of a run that is killed, starved of disk space or damaged, at each moment.
 
-First, char_lm.py is started in a process of its own, something happens to it (doomed.py), and the same command is
-repeated, with --resume auto. Then single bits of each file of a stopped run are flipped, and the files are cut and
+First, char_lm.py is started in a process of its own, a fault is injected (fault_injection.py), and the same command
+is repeated, with --resume auto. Then single bits of each file of a stopped run are flipped, and the files are cut and
 deleted. The outcome is one of these:
 
 - equal: the run went on, and parameters, optimiser, what the algorithm carries, metrics, test bits and sample are those
@@ -137,8 +137,8 @@ def killed_after(wait: float, argv: list[str], folder: Path) -> tuple["subproces
 
 def harm(what: str, number: int, algorithm: str, folder: Path, text: Path, rng: random.Random, seconds: float) -> str:
     """Start a run to which something happens; returns a description, which begins with WRONG where it ended wrongly."""
-    _, deeds, moment, (low, high) = MOMENTS[what]
-    deed, flags = deeds[number % len(deeds)], command(folder, text, algorithm)
+    _, faults, moment, (low, high) = MOMENTS[what]
+    fault, flags = faults[number % len(faults)], command(folder, text, algorithm)
     if moment == "compile":
         flags.append("--no-cache")
     if moment == "time":
@@ -146,14 +146,14 @@ def harm(what: str, number: int, algorithm: str, folder: Path, text: Path, rng: 
         place = f"after {wait:.1f} s"
     else:
         at = rng.randint(low, high)
-        argv = script("doomed.py", deed, moment, str(at), *flags)
+        argv = script("fault_injection.py", fault, moment, str(at), *flags)
         done = subprocess.run(argv, capture_output=True, text=True, timeout=600, check=False)
         place = f"at {moment} {at}"
-    said = f"{deed} {place}: status {done.returncode}"
+    said = f"{fault} {place}: status {done.returncode}"
     killed = -signal.SIGKILL
     expected = {"SIGKILL": (killed,), "SIGTERM": (143,), "SIGINT": (130,), "full": (1, 2), "delete": (0,)}
     expected |= {"delete-and-kill": (killed,)}
-    if done.returncode not in expected[deed] or complaints(done):
+    if done.returncode not in expected[fault] or complaints(done):
         return f"{WRONG}: {said}; {complaints(done)[-300:]}"
     return said
 
@@ -284,7 +284,7 @@ def run(config: Config) -> int:
             )
             seconds = time.perf_counter() - started
             flags = command(part, text, algorithm)
-            argv = script("doomed.py", "SIGINT", "step", str(STOPPED), *flags)
+            argv = script("fault_injection.py", "SIGINT", "step", str(STOPPED), *flags)
             done = subprocess.run(argv, capture_output=True, text=True, check=False)
             require(done.returncode == 130, "status", done.returncode, f"130; it printed {done.stderr[-300:]!r}")
             references[algorithm], stopped[algorithm] = result(whole), part

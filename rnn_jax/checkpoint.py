@@ -332,12 +332,12 @@ def _await_threads() -> None:
     time.sleep(0.2)  # what other reads and writes of the same file meet comes at the same time
 
 
-def _refusal(folder: str | Path, deed: str, error: Exception) -> InputError:
+def _refusal(folder: str | Path, done: str, error: Exception) -> InputError:
     code = re.search(r"os_error_code='(\d+)'", str(error))  # tensorstore's way to tell
     system = error.strerror if isinstance(error, OSError) else os.strerror(int(code[1])) if code else None
     cause = system or f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
     return InputError(
-        f"folder is {str(folder)!r}, where no checkpoint can be {deed} ({cause}); "
+        f"folder is {str(folder)!r}, where no checkpoint can be {done} ({cause}); "
         "it must be a folder of whole checkpoints that can be written"
     )
 

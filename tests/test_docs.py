@@ -40,11 +40,12 @@ def test_the_python_blocks_of_a_page_run(page, tmp_path, monkeypatch):
         pytest.skip(f"the blocks that need {', '.join(sorted(absent))} were left out")
 
 
+IN_BLOCKS = [(page, line) for page in PAGES for code, _ in blocks(page, "sh") for line in code.splitlines()]
+TABLE = ROOT / "experiments" / "README.md"
+IN_TABLE = [(TABLE, code) for code in re.findall(r"`([^`]+)`", TABLE.read_text())]
 COMMANDS = [
     pytest.param(command, id=f"{page.stem}-{command}")
-    for page in PAGES
-    for code, _ in blocks(page, "sh")
-    for command in code.splitlines()
+    for page, command in IN_BLOCKS + IN_TABLE
     if command.startswith(("python ", "pytest "))
 ]
 

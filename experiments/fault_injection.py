@@ -1,8 +1,8 @@
-"""char_lm.py, to which something happens at a chosen moment: the child process of kill_table.py.
+"""Run char_lm.py with a fault injected at a chosen moment: the child process of kill_table.py.
 
-python experiments/doomed.py DEED MOMENT NUMBER FLAGS…   with the flags of char_lm.py, --out among them.
+python experiments/fault_injection.py FAULT MOMENT NUMBER FLAGS…   with the flags of char_lm.py, --out among them.
 
-DEED is SIGKILL, SIGTERM or SIGINT, full (from then on a file may have 64 bytes only), delete (the run folder), or
+FAULT is SIGKILL, SIGTERM or SIGINT, full (from then on a file may have 64 bytes only), delete (the run folder), or
 delete-and-kill. MOMENT and NUMBER say when: file, the number of operations on files of the run folder; save, the number
 of those that are made while a checkpoint is saved; compile, the number of milliseconds in the first step, which is
 compiled then; evaluation, the number of windows; step, its number.
@@ -21,21 +21,20 @@ import char_lm
 
 from rnn_jax import checkpoint, data, experiment, train
 
-DEEDS = ("SIGKILL", "SIGTERM", "SIGINT", "full", "delete", "delete-and-kill")
 OPERATIONS = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir")
 """Events of Python's audit hooks; the threads that write the arrays of a checkpoint work between them."""
 
 
-def do(deed: str, folder: Path) -> None:
-    """What happens."""
-    if deed == "full":
+def inject(fault: str, folder: Path) -> None:
+    """Make the fault."""
+    if fault == "full":
         import resource
 
         resource.setrlimit(resource.RLIMIT_FSIZE, (64, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
-    elif deed.startswith("delete"):
+    elif fault.startswith("delete"):
         shutil.rmtree(folder)
-    if deed.startswith("SIG") or deed.endswith("kill"):
-        os.kill(os.getpid(), getattr(signal, deed) if deed.startswith("SIG") else signal.SIGKILL)
+    if fault.startswith("SIG") or fault.endswith("kill"):
+        os.kill(os.getpid(), getattr(signal, fault) if fault.startswith("SIG") else signal.SIGKILL)
 
 
 def at_file(number: int, happen: Callable[[], None], folder: Path, saving: bool) -> None:
@@ -89,10 +88,10 @@ def after_call(of: Any, name: str, happen: Callable[[], None], when: Callable[[i
 
 
 def main() -> None:
-    """Arrange what is to happen, and run char_lm."""
-    deed, moment, number, *flags = sys.argv[1:]
+    """Arrange the fault, and run char_lm."""
+    fault, moment, number, *flags = sys.argv[1:]
     folder, at = Path(flags[flags.index("--out") + 1]), int(number)
-    happen = lambda: do(deed, folder)  # noqa: E731
+    happen = lambda: inject(fault, folder)  # noqa: E731
     if moment in ("file", "save"):
         at_file(at, happen, folder, moment == "save")
     elif moment == "compile":
