@@ -7,13 +7,13 @@ one device; other libraries run as their users run them. Beside them stands the 
 sequences run each in a process of its own, whose peak memory is reported. Programs for an H100 and a TPU v5e are
 compiled where accelerators.py finds the plugins to do so.
 
-Writes rows.jsonl as it goes, summary.json and plots; --resume FOLDER goes on where a run was stopped. An hour or two;
---quick touches everything in minutes.
+Each case is kept as it is measured; then summary.json and the plots are written. With --out and --resume auto the same
+command goes on where it was stopped. An hour or two; --quick touches everything in minutes.
 
 Examples:
   python experiments/benchmark.py
   python experiments/benchmark.py --parts grid --cells lstm --hidden 256
-  python experiments/benchmark.py --resume runs/benchmark/20260101-120000
+  python experiments/benchmark.py --out runs/benchmark/all --resume auto
 """
 
 import dataclasses
@@ -45,7 +45,7 @@ from rnn_jax.diagnostics import worst
 Part = Literal["grid", "profile", "tricks", "seeds", "scaling", "crossover", "long", "programs"]
 DIAGONAL = "bptt, diagonal W"
 PROFILE = (MATMULS, BPTT, DIAGONAL)
-FILES = r"rows\.jsonl|summary\.json|(peers|length|crossover)\.png|(cuda|tpu)-\w+\.json"
+FILES = r"summary\.json|(peers|length|crossover)\.png|(cuda|tpu)-\w+\.json"
 """What a run writes beside config.json."""
 
 
@@ -59,6 +59,7 @@ class Config:
     in H and B; crossover: storing states or recomputing them (gradient checkpointing); long: T to --longest, B = 1;
     programs: compiled for accelerators."""
     cells: tuple[Literal["elman", "lstm", "gru"], ...] = ("elman", "lstm", "gru")
+    """The cells of all parts."""
     hidden: tuple[int, ...] = (128, 256, 512)
     """H of the grid."""
     shapes: tuple[tuple[int, int], ...] = ((1, 1024), (32, 96), (64, 256))
@@ -75,8 +76,8 @@ class Config:
     """Run folder; by default runs/benchmark/TIME."""
     overwrite: bool = False
     """Replace what the run folder holds."""
-    resume: Path | None = None
-    """Go on with the run in this folder; give the same flags again."""
+    resume: Literal["auto"] | None = None
+    """With auto, go on with the run in the folder given by --out, by the same command, or start it."""
     quick: bool = False
     """Small cases of every part, in minutes, unless other flags say more; the figures mean nothing."""
 
@@ -103,8 +104,8 @@ def flags(parse: experiment.Parse) -> Config:
 def run(config: Config) -> int:
     """Measure every case, and write the run folder."""
     config = prepare(config)
-    folder = config.resume or experiment.new_folder("benchmark", config, FILES)
-    rows = measure_all(config, folder)
+    parts = experiment.Parts("benchmark", config, FILES)
+    folder, rows = parts.folder, measure_all(config, parts)
     ratios = [ratios_of(case, part, here) for part in ("grid", "scaling") for case, here in by_case(rows, part).items()]
     report(ratios, rows)
     experiment.write_json(folder / "summary.json", {"machine": experiment.machine(), "ratios": ratios, "rows": rows})
@@ -123,26 +124,17 @@ def prepare(config: Config) -> Config:
     for name in ("cells", "hidden", "shapes", "parts"):
         require(getattr(config, name), name, getattr(config, name), "one or more")
     require(min([*config.hidden, *itertools.chain(*config.shapes)]) > 0, "hidden, shapes", config.hidden, "positive")
-    if config.resume:
-        measured = (config.resume / "rows.jsonl").is_file()
-        require(measured, "resume", str(config.resume), "the folder of an earlier run")
     return config
 
 
-def measure_all(config: Config, folder: Path) -> list[Row]:
-    """Every row: those that the folder's rows.jsonl holds, and those of the jobs that are left, added to the file."""
-    file = folder / "rows.jsonl"
-    rows = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-    done = {(row["part"], *(row[field] for field in Case._fields), row["way"]) for row in rows}
-    left = [job for job in plan(config, folder) if (job.part, *job.case, job.way) not in done]
-    with file.open("a") as log, tqdm(total=len(left), unit="case", disable=None) as bar:
-        for part, case, way, measure in left:
+def measure_all(config: Config, parts: experiment.Parts) -> list[Row]:
+    """Every row: those that the run folder has, and those of the jobs that are left."""
+    rows: list[Row] = []
+    with tqdm(plan(config, parts.folder), unit="case", disable=None) as bar:
+        for part, case, way, measure in bar:
             bar.set_postfix_str(f"{part}: {case.cell}, H={case.hidden} B={case.batch} T={case.length} {way}")
-            fresh = [{"part": part, "way": way, **row} for row in measure()]
-            log.write("".join(json.dumps(row) + "\n" for row in fresh))
-            log.flush()
-            rows += fresh
-            bar.update()
+            name = "-".join(map(str, (part, *case, *filter(None, [way]))))
+            rows += [{"part": part, "way": way, **row} for row in parts.result(name, measure)]
     return rows
 
 

@@ -11,6 +11,7 @@ Examples:
 """
 
 import dataclasses
+import itertools
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ import figures
 import report
 from tqdm import tqdm
 
-from rnn_jax import experiment
+from rnn_jax import experiment, train
 from rnn_jax.cells import CELLS
 from rnn_jax.checks import check_int, require
 
@@ -33,7 +34,9 @@ LOOKS = {
     "indrnn": (figures.ORANGE, "s"),
     "rtu": (figures.SKY, "P"),
 }
-"""Colour and marker of each cell, those of memory_tasks.py where it has the cell."""
+"""Colour and marker of a cell, those of memory_tasks.py where it has the cell."""
+OTHERS = [cell for cell in CELLS if cell not in LOOKS]
+LOOKS |= {cell: (figures.DARK_GREY, marker) for cell, marker in zip(OTHERS, itertools.cycle("v<>phH*"), strict=False)}
 
 
 @dataclass(frozen=True)
@@ -138,9 +141,14 @@ def run(config: Config) -> None:
     with tqdm(models, unit="model", disable=None) as bar:
         for cell, hidden in bar:
             bar.set_postfix_str(f"{cell}, H = {hidden}")
-            char_lm.run(settings(config, cell, hidden))
+            try:
+                char_lm.run(settings(config, cell, hidden))
+            except train.NonFiniteError as error:
+                bar.write(f"{cell}, H = {hidden}, is left out: {error}")
+                continue
             rows.append(row_of(config, cell, hidden))
             bar.write(f"{cell}, H = {hidden}: {rows[-1]['mean']:.3f} bits per character of test text")
+    require(rows, "cells", config.cells, "of a kind that stays finite with these rates")
     text = table(rows)
     experiment.write_text(config.out / "table.md", text)
     plot(config, rows, config.out / "held_out.png")

@@ -88,14 +88,16 @@ def read(folder: Path) -> OneRun:
     config = experiment.read_config(folder, "char_lm", char_lm.Config, "folders")
     starts = (experiment.read_sealed(folder / "config.json") or {}).get("started by", [])
     metrics = folder / "metrics.jsonl"
-    texts = metrics.read_text(encoding="utf-8").splitlines() if metrics.exists() else []
     try:
+        texts = metrics.read_text(encoding="utf-8").splitlines() if metrics.exists() else []
         lines = [(line["step"], line.get("validation_bits")) for line in map(json.loads, texts)]
     except (ValueError, TypeError, KeyError):
         refuse("folders", str(metrics), "a file as it was written; it is made again where the run goes on")
     points = {step: bits for step, bits in lines if bits is not None}
     command = starts[0]["command"] if starts else ""
-    return OneRun(dataclasses.asdict(config), command, points, experiment.read_sealed(folder / "summary.json"))
+    summary = experiment.read_sealed(folder / "summary.json")
+    finished = summary is not None and summary["steps"] == config.steps  # else it goes on to more steps now
+    return OneRun(dataclasses.asdict(config), command, points, summary if finished else None)
 
 
 def settings_of(run: OneRun) -> dict[str, Any]:

@@ -464,10 +464,9 @@ def test_benchmark_measures_every_part(tmp_path):
     assert [row["error"] < 1e-12 for row in rows if "error" in row] == [True]
     for name in ("peers.png", "length.png", "crossover.png"):
         assert (folder / name).read_bytes().startswith(PNG)
-    before = (folder / "rows.jsonl").read_text()
-    again = script("benchmark.py", "--quick", "--cells", "elman", "--resume", folder, cwd=tmp_path)
+    again = script("benchmark.py", "--quick", "--cells", "elman", "--out", folder, "--resume", "auto", cwd=tmp_path)
     assert again.returncode == 0, again.stderr
-    assert (folder / "rows.jsonl").read_text() == before and str(folder) in again.stdout
+    assert json.loads((folder / "summary.json").read_text())["rows"] == rows and str(folder) in again.stdout
     assert not (tmp_path / "runs").exists()
 
 
@@ -477,7 +476,7 @@ def test_benchmark_measures_every_part(tmp_path):
         (("--cells", "rnn"), "elman"),
         (("--hidden", "0"), "positive"),
         (("--rounds", "0"), "rounds is 0"),
-        (("--resume", "nowhere"), "resume is 'nowhere'"),
+        (("--resume", "auto"), "resume is 'auto'; it must be used with --out"),
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else "",
 )
