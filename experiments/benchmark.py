@@ -115,7 +115,7 @@ def run(config: Config) -> int:
 
 
 def prepare(config: Config) -> Config:
-    """The configuration with its devices, which are made, or refused where it cannot be served."""
+    """The configuration with its devices, which are made, or refused where it is invalid."""
     if config.devices is None:
         config = dataclasses.replace(config, devices=experiment.cores())
     for name in ("longest", "devices", "rounds", "product"):

@@ -290,7 +290,7 @@ def run(config: Config, watch: experiment.Watch | None = None) -> dict[str, Any]
     own.
 
     Raises:
-      InputError: a flag or a text that cannot be served, or not those of the run to resume; nothing is written then.
+      InputError: an invalid flag or text, or not those of the run to resume; nothing is written then.
       UnsavedError: the last save failed.
     """
     experiment.use_cores()
@@ -533,7 +533,7 @@ def generate(config: Config) -> str:
     """Text by the newest parameters of a run; it goes on from ``config.prime``.
 
     Raises:
-      InputError: no folder of a run, a damaged one, or a flag that cannot be served or changes nothing.
+      InputError: no folder of a run, a damaged one, or a flag that is invalid or changes nothing.
     """
     used = ("generate", "sample", "temperature", "prime", "seed", "cache", "quiet")
     for field in dataclasses.fields(Config):

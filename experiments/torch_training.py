@@ -207,7 +207,7 @@ def run(config: Config) -> None:
     """Train all, print, plot, and write summary.json.
 
     Raises:
-      InputError: PyTorch is not installed, or a flag that cannot be served; nothing is written then.
+      InputError: PyTorch is not installed, or an invalid flag; nothing is written then.
     """
     if find_spec("torch") is None:
         raise InputError("torch is not installed; pip install 'rnn-jax[peers]'")

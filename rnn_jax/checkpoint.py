@@ -50,7 +50,15 @@ def save(folder: str | Path, state: TrainState, notes: Any = None) -> None:
     Raises:
       InputError: a folder that cannot be written, a full disk, notes that are no JSON, or not a state of a run.
 
-    The example of ``restore`` shows both.
+    Examples:
+      >>> import tempfile
+      >>> import jax.numpy as jnp
+      >>> from rnn_jax import checkpoint, train
+      >>> state = train.TrainState((), (), (), step=jnp.int32(5), finite=jnp.bool_(True))  # of no parameters
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     checkpoint.save(folder, state, notes={"epoch": 1})
+      ...     checkpoint.read(folder).notes
+      {'epoch': 1}
     """
     _check_path(folder)
     _check_state(state, "state")

@@ -17,6 +17,19 @@ class SignalsWait:
     handler that the signal had before: Python's own for SIGINT raises ``KeyboardInterrupt``.  A signal without a Python
     handler acts as ever; in a thread other than the main one, which gets no signals, nothing is done.  Of contexts
     inside of each other, the outermost one waits.
+
+    Examples:
+      >>> import signal
+      >>> from rnn_jax.interrupts import SignalsWait
+      >>> with SignalsWait() as signals:
+      ...     signal.raise_signal(signal.SIGINT)  # as Ctrl-C does
+      ...     print("the step is finished")
+      the step is finished
+      >>> try:
+      ...     signals.deliver()
+      ... except KeyboardInterrupt:
+      ...     print("interrupted")
+      interrupted
     """
 
     def __init__(self) -> None:

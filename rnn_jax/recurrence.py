@@ -93,15 +93,27 @@ def forward(
     """Run a layer over a window: ``(s_T, ss, residual)``.  Plain JAX, differentiable by autodiff.
 
     Args:
+      cell: the layer's cell.
+      layer: its parameters.
       xs: int tokens [T, B] or floats [T, B, D].  A token outside 0 … D−1 gives NaN.
       s0: S arrays [B, H].
-      mask, reset: bool [T, B] or None.
+      mask: bool [T, B], whether the step counts, or None.
+      reset: bool [T, B], whether the state is zero before the step, or None.
       W_T: Wᵀ, as from ``transposed(cell, layer)``, for products in the order that suits the platform; None: h W as it
         is, where autodiff is to see W.
 
     Returns:
       The last state, S arrays [B, H]; the states s_1 … s_T, each [T, B, H], of which the first one is hs; and the
       cell's residuals, each [T, B, H].
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> import rnn_jax as rj
+      >>> cell, one = rj.elman("identity"), jnp.ones((1, 1))
+      >>> layer = rj.Layer(U=one, W=2 * one, b=jnp.zeros(1))
+      >>> (h,), (hs,), _ = rj.recurrence.forward(cell, layer, jnp.ones((3, 1, 1)), (0 * one,))
+      >>> hs[:, 0, 0].tolist()  # 1 + 2 h of the step before
+      [1.0, 3.0, 7.0]
     """
     chex.assert_equal_shape(s0)
     step = partial(_scan_step, cell, layer, W_T)

@@ -49,7 +49,13 @@ def together(states: Sequence[TrainState], devices: Sequence[jax.Device], one_by
     Raises:
       InputError: no state or no device, or states that differ in structure, shapes or dtypes.
 
-    The example of ``make_step`` shows it.
+    Examples:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from rnn_jax import seeds, train
+      >>> states = [train.TrainState((), (), (), jnp.int32(step), jnp.bool_(True)) for step in (7, 5)]
+      >>> int(seeds.together(states, jax.local_devices()).step)  # the first seed waits
+      5
     """
     several = isinstance(states, Sequence) and states and all(isinstance(state, TrainState) for state in states)
     require(several, "states", describe(states), "one TrainState or more, as from train.init_state")
@@ -85,7 +91,13 @@ def apart(state: TrainState, count: int) -> list[TrainState]:
     Raises:
       InputError: not such a state, or more than it has.
 
-    The example of ``make_step`` shows it.
+    Examples:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from rnn_jax import seeds, train
+      >>> states = [train.TrainState((), (), (), jnp.int32(step), jnp.bool_(True)) for step in (7, 5)]
+      >>> [int(state.step) for state in seeds.apart(seeds.together(states, jax.local_devices()), count=2)]
+      [7, 5]
     """
     seeds = _seeds(state)
     check_int(count, "count")

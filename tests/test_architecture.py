@@ -2,7 +2,10 @@
 
 import ast
 import graphlib
+import inspect
+import pkgutil
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -80,4 +83,19 @@ def test_autodiff_appears_in_one_file_only():
 
 def test_every_public_name_has_a_docstring():
     missing = [name for name in rnn_jax.__all__ if not (getattr(rnn_jax, name).__doc__ or "").strip()]
+    assert not missing
+
+
+def test_every_function_on_the_api_page_says_what_it_takes_and_returns_and_shows_an_example():
+    """Each argument by its name; a generator says what it yields.  What returns None, or a context, need not."""
+    entries = re.findall(r"^::: (\S+)$", (ROOT.parent / "docs/api.md").read_text(), re.MULTILINE)
+    functions = {name: each for name in entries if inspect.isfunction(each := pkgutil.resolve_name(name))}
+    assert len(functions) > 90
+    missing = []
+    for name, function in functions.items():
+        signature, text = inspect.signature(function), inspect.getdoc(function)
+        wanted = ["^Examples:$", *(rf"^  {parameter}: " for parameter in signature.parameters)]
+        wanted += ["^Args:$"] if signature.parameters else []
+        wanted += ["^(Returns|Yields):$"] if signature.return_annotation not in (None, Iterator[None]) else []
+        missing += [(name, part) for part in wanted if not re.search(part, text, re.MULTILINE)]
     assert not missing

@@ -21,14 +21,14 @@ def rtu(activation: str = "relu") -> Cell:
     """The recurrent trace unit (RTU), G = 2 (re, im), S = 3 (h, a, b), without recurrent weights.
 
     A unit is one complex number a + ib, which each step turns by the angle θ and shrinks by the factor r.  Both are its
-    own parameters, p = (log_nu, log_theta), and no value of these makes it unstable.  Step::
+    own parameters, p = (log_nu, log_theta), and no value of these makes it unstable.  Step:
 
         ν = exp(log_nu)   θ = exp(log_theta)   r = exp(−ν)   γ = √(1 − r²)
         a_t = r cos θ a_{t−1} − r sin θ b_{t−1} + γ z_re
         b_t = r sin θ a_{t−1} + r cos θ b_{t−1} + γ z_im
         h_t = φ(a_t)
 
-    Adjoint::
+    Adjoint:
 
         δa_t      += δh_t φ'(h_t)
         δz_re      = γ δa_t                              δz_im    = γ δb_t
@@ -37,18 +37,33 @@ def rtu(activation: str = "relu") -> Cell:
         δlog_nu    = γ ν (δa_t z_re + δb_t z_im) / (exp(2ν) − 1) − ν r (cos θ δ_along + sin θ δ_across)
         δlog_theta = θ r (cos θ δ_across − sin θ δ_along)
 
-    With ``activation="identity"`` it is the real part of a linear recurrent unit (LRU).  A unit's state depends on its
-    own past alone, so ``snap`` is exact RTRL of a layer at the cost of ``bptt``.  γ is found from ν, so that it keeps
-    its digits where r is close to 1.
+    With ``activation="identity"`` it is the real part of a linear recurrent unit (LRU).  γ is found from ν, so that it
+    keeps its digits where r is close to 1.
 
-    The paper reads out φ(b_t) too.  Here a unit has one output, and the real part loses nothing: any other share of
-    a + ib is the real part of the same unit with its inputs turned.
+    The paper reads out φ(b_t) too.  Here a unit has one output, and the real part loses nothing: any other share of a +
+    ib is the real part of the same unit with its inputs turned.
+
+    Choose it for exact gradients online: a unit's state depends on its own past alone, so ``snap`` is exact RTRL of a
+    layer, at a cost of the order of ``bptt``, and a memory of two numbers a parameter and example.  Units of one layer
+    exchange nothing through time.
 
     Args:
       activation: φ of the output, "relu" as in the paper's experiments, "tanh" or "identity".
 
+    Returns:
+      A Cell with the states h, a and b, the gates re and im, and the parameters log_nu and log_theta of each unit.
+
     Raises:
       InputError: an unknown activation.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> import rnn_jax as rj
+      >>> cell, zero, one = rj.rtu("identity"), jnp.zeros((1, 1)), jnp.ones((1, 1))
+      >>> log_nu, log_theta = jnp.log(jnp.log(2 * one)), jnp.log(jnp.pi / 2 * one)  # r = 1/2, a quarter turn
+      >>> (h, a, b), _ = cell.step((zero, one, zero), (zero, zero), log_nu, log_theta)
+      >>> bool(abs(a[0, 0]) < 1e-6), round(float(b[0, 0]), 4)  # 1 has become i/2
+      (True, 0.5)
 
     Source: Elelimy et al., *Real-time recurrent learning using trace units in reinforcement learning*, NeurIPS (2024),
     the form with a linear recurrence; the LRU is Orvieto et al., *Resurrecting recurrent neural networks for long

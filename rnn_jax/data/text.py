@@ -13,6 +13,7 @@ from rnn_jax.checks import Description, InputError, check_array, check_indices, 
 from rnn_jax.types import Batch
 
 Stream = NDArray[np.int32]
+"""A text as the numbers of its characters, int32 [N]."""
 CHUNK = 1 << 22
 """Characters encoded at a time, which bounds the memory that a long text needs beside its own."""
 

@@ -41,6 +41,24 @@ def main(
 
     Raises:
       SystemExit: always, with the exit status.
+
+    Examples:
+      >>> import signal
+      >>> from dataclasses import dataclass
+      >>> from unittest import mock
+      >>> from rnn_jax import experiment
+      >>> @dataclass(frozen=True)
+      ... class Config:
+      ...     steps: int = 100
+      >>> handler = signal.getsignal(signal.SIGTERM)
+      >>> with mock.patch("sys.argv", ["example.py", "--steps", "7"]):
+      ...     try:
+      ...         experiment.main(Config, lambda config: print(config.steps, "steps"))
+      ...     except SystemExit as end:
+      ...         print("status", end.code or 0)
+      7 steps
+      status 0
+      >>> _ = signal.signal(signal.SIGTERM, handler)  # this process goes on
     """
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))

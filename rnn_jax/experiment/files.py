@@ -127,7 +127,11 @@ def read_sealed(path: Path) -> dict[str, Any] | None:
     Returns:
       A dict, or None.
 
-    The example of ``write_sealed`` shows both.
+    Examples:
+      >>> from pathlib import Path
+      >>> from rnn_jax import experiment
+      >>> print(experiment.read_sealed(Path("no such file.json")))
+      None
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

@@ -91,7 +91,18 @@ def write_config(folder: Path, experiment: str, config: Any, origin: dict[str, A
     Raises:
       InputError: a file that cannot be written, or a full disk.
 
-    The example of ``read_config`` shows both.
+    Examples:
+      >>> import tempfile
+      >>> from dataclasses import dataclass
+      >>> from pathlib import Path
+      >>> from rnn_jax import experiment
+      >>> @dataclass(frozen=True)
+      ... class Config:
+      ...     steps: int = 100
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     experiment.write_config(Path(folder), "example", Config(steps=7))
+      ...     experiment.read_sealed(Path(folder) / "config.json")
+      {'experiment': 'example', 'steps': 7}
     """
     file = folder / "config.json"
     settings = {name: value for name, value in dataclasses.asdict(config).items() if name != "resume"}

@@ -17,6 +17,14 @@ def use_cores(count: int | None = None) -> None:
 
     Args:
       count: the number of devices; the default is ``cores()``.
+
+    Examples:
+      >>> import jax
+      >>> from rnn_jax import experiment
+      >>> devices = jax.devices()  # the first computation fixes them
+      >>> experiment.use_cores(len(devices) + 1)
+      >>> jax.devices() == devices  # too late
+      True
     """
     if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         with suppress(RuntimeError):

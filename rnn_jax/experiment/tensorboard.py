@@ -49,6 +49,13 @@ def require_tensorboard() -> None:
 
     Raises:
       InputError: tensorboardX is not installed.
+
+    Examples:
+      >>> from rnn_jax import experiment
+      >>> try:
+      ...     experiment.require_tensorboard()
+      ... except ValueError as error:
+      ...     assert "pip install tensorboardX" in str(error)
     """
     found = Description("asked for, and the package tensorboardX is absent")
     require(find_spec("tensorboardX"), "tensorboard", found, "left out, or after pip install tensorboardX")

@@ -51,7 +51,8 @@ def data_parallel(algorithm: Algorithm, devices: Sequence[jax.Device]) -> Algori
         L = Σ_p L_p      dθ = Σ_p dθ_p
 
     Choose it where several devices are at hand and each has several rows.  Each device runs ``algorithm`` on its rows.
-    There is no communication before that single all-reduce, unless the algorithm calls ``sum_over_batch``.
+    Gradients are summed over the devices once, at the end.  Nothing is communicated before that, unless the algorithm
+    calls ``sum_over_batch``.
 
     Parameters, gradients and ``Carry.shared`` are the same on every device.  ``Carry.recurrent`` and ``Carry.memory``
     stay split from window to window.

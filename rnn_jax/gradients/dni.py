@@ -51,7 +51,7 @@ def dni(
 
     At the border of a segment, δs_end = ∂L/∂s_end of all losses to come is predicted from f = [s, y, 1]: the state of
     all layers, and the target of the last step, one-hot where it is a class, and 0 where the step does not count.  The
-    prediction is linear, and learned from the next segment, whose own prediction is by the copy Ā of A::
+    prediction is linear, and learned from the next segment, whose own prediction is by the copy Ā of A:
 
         target = δs_start of this segment, with δs_end = f_end Ā
         A ← A − rate · mean f_startᵀ (f_start A − target)         f_start: the features of the border before
@@ -59,8 +59,11 @@ def dni(
 
     The mean is over the examples of the whole batch with a border to learn from; one that is followed by a reset is
     none.  Every 5 borders Ā ← A.  Where A = 0 this is truncated BPTT; with the true δs_end it is BPTT of the whole
-    sequence.  Choose it for short segments, where truncation forgets too much and online rules cost too much.  A
-    segment takes two reverses, up to twice the time of ``bptt``, and O(N²) at its border, once for all its steps.
+    sequence.  A segment takes two reverses, up to twice the time of ``bptt``, and O(N²) at its border, once for all its
+    steps.  The memory is N + K + 1 numbers an example.
+
+    Choose it for short segments where a bias does no harm: truncation forgets too much there, and online rules cost too
+    much.
 
     Args:
       network: what to differentiate.
@@ -68,9 +71,30 @@ def dni(
       segment: steps per segment, any length; by default the whole window.
       oracle: ``border -> δs_end [B, N]`` in place of the prediction, for the limit of the claim.
 
+    Returns:
+      An Algorithm whose carry's memory holds f of each example's last border, [B, N + K + 1], and whose ``shared``
+      holds A and Ā, [N + K + 1, N].
+
     Raises:
-      InputError: when built, a network, a rate or a segment that cannot be served; in ``update``, whatever does not fit
-        it.
+      InputError: when built, an invalid network, rate or segment, or an ``oracle`` that is no function; in ``update``,
+        whatever does not fit the network.
+
+    Examples:
+      >>> import jax
+      >>> import rnn_jax as rj
+      >>> network = rj.Network(cells=(rj.elman(),), inputs=4, hidden=3, outputs=4, loss=rj.softmax_cross_entropy())
+      >>> params = rj.init(network, jax.random.key(0))
+      >>> tokens = jax.random.randint(jax.random.key(1), (7, 2), 0, 4)  # [T + 1, B]
+      >>> algorithm, errors = rj.dni(network), []
+      >>> update, bptt = jax.jit(algorithm.update), jax.jit(rj.bptt(network).update)
+      >>> carry = algorithm.init(params, batch_size=2)
+      >>> for start in (0, 3):
+      ...     window = rj.Batch(xs=tokens[start : start + 3], ys=tokens[start + 1 : start + 4])
+      ...     _, truncated = bptt(params, rj.Carry(carry.recurrent), window)
+      ...     carry, estimate = update(params, carry, window)
+      ...     errors.append(rj.worst(rj.compare(estimate.grads, truncated.grads))[1])
+      >>> errors[0] < 1e-5, errors[1] < 1e-5  # truncated BPTT, until the predictor has learned
+      (True, False)
 
     Source: Jaderberg et al., *Decoupled neural interfaces using synthetic gradients*, ICML (2017); linear, with the
     target of the last step and the copy, in Marschall, Cho & Savin, *A unified framework of online learning algorithms

@@ -30,33 +30,59 @@ def eprop(
 ) -> Algorithm:
     """e-prop: eligibility traces that pass through a unit's own memory, and not through W.  Biased.
 
-    The Jacobian that it lets through is A, the unit's memory outside of its recurrent weights: a leak, a forget gate
-    (``traces.py`` has the equations).  The error reaches a layer through the readout's own weights, or straight from
-    δo_t by weights of the layer's own, B [K, H].  Exact for one layer where W = 0 and the feedback is symmetric.
-    Adaptive feedback learns as a readout of its layer would, once a window, after use::
+    The Jacobian that it lets through is A, the unit's memory outside of its recurrent weights: a leak, a forget gate.
+    A trace E for each parameter goes forward, and meets the error e_t of the step:
 
-        B ← (1 − decay) B − rate · Σ_t δo_tᵀ h_t / (the sum of the weights)
+        E ← A_t E + ∂s_t/∂θ                  of a unit's parameters on its own state
+        G += e_t E                           e_t = δo_t Vᵀ, or δo_t F
 
-    For the highest layer the sum is dVᵀ: where SGD trains V with this rate and decay, each step multiplies B − Vᵀ by
-    1 − decay.
+    The error reaches a layer through the readout's own weights (and the layers above, at the same step), or straight
+    from δo_t by weights of the layer's own, F [K, H].  By segments the same numbers come from the hand-written reverse
+    (``traces.py``).  Exact for one layer where W = 0 and the feedback is symmetric.  Adaptive feedback learns as a
+    readout of its layer would, once a window, after use:
+
+        F ← (1 − decay) F − rate · Σ_t δo_tᵀ h_t / (the sum of the weights)
+
+    For the highest layer the sum is dVᵀ: where SGD trains V with this rate and decay, each step multiplies F − Vᵀ by 1
+    − decay.
 
     With ``inside="full"`` the error walks back through the full Jacobian of a segment, W included, and the layers above
     where the feedback is symmetric; the trace crosses the segment's border.  Time is that of ``bptt``, 1 to 2 times;
     memory is one number a parameter, example and state value of its unit that the next step sees other than through W.
     A plain Elman unit has none, and there e-prop is ``immediate``; with ``inside="full"`` what W sees counts too.
 
+    Choose it as a model of learning in brains, with feedback weights; and with ``inside="full"`` in place of truncation
+    by windows.
+
     Args:
       network: what to differentiate.
-      feedback: "symmetric", Vᵀ and the layers above, at the same step; "random", fixed normal weights of variance
-        1 / K; "adaptive", which start so and are learned.
+      feedback: "symmetric", Vᵀ and the layers above, at the same step; "random", fixed normal weights of variance 1 /
+        K; "adaptive", which start so and are learned.
       inside: "own", the rule's Jacobian everywhere; "full", the full one inside of a segment.
       segment: steps per segment, any length; with ``inside="own"`` it changes time and rounding alone; by default the
         whole window, as adaptive feedback needs it.
       rate: of adaptive feedback, that of V.
       decay: of adaptive feedback, that of V.
 
+    Returns:
+      An Algorithm whose carry's memory holds the traces of each layer and example, and whose ``shared`` holds F of each
+      layer, if there are such weights.  They are drawn with the key.
+
     Raises:
-      InputError: when built, a network or an option that cannot be served; in ``update``, whatever does not fit it.
+      InputError: when built, an invalid network or option, or a segment with adaptive feedback; in ``update``, whatever
+        does not fit the network.
+
+    Examples:
+      >>> import jax
+      >>> import rnn_jax as rj
+      >>> network = rj.Network(cells=(rj.min_gru(),), inputs=4, hidden=3, outputs=4, loss=rj.softmax_cross_entropy())
+      >>> params = rj.init(network, jax.random.key(0))
+      >>> tokens = jax.random.randint(jax.random.key(1), (7, 2), 0, 4)  # [T + 1, B]
+      >>> batch = rj.Batch(xs=tokens[:-1], ys=tokens[1:])
+      >>> _, grads = jax.jit(rj.value_and_grad(rj.eprop(network, segment=2)))(params, batch)
+      >>> _, exact = jax.jit(rj.value_and_grad(rj.bptt(network)))(params, batch)
+      >>> rj.worst(rj.compare(grads, exact))[1] < 1e-5  # one layer without W
+      True
 
     Source: Bellec et al., *A solution to the learning dilemma for recurrent networks of spiking neurons*, Nature
     Communications 11 (2020); adaptive feedback is Kolen & Pollack, *Backpropagation without weight transport*, ICNN
@@ -81,7 +107,7 @@ def eprop(
         return tuple(each.astype(params.V.dtype) for each in weights)
 
     def credit(segment: Segment, memory: Any, weights: Any) -> tuple[Any, Any, Any]:
-        errors = None if feedback == "symmetric" else [segment.delta_os.astype(B.dtype) @ B for B in weights]
+        errors = None if feedback == "symmetric" else [segment.delta_os.astype(F.dtype) @ F for F in weights]
         given: Sequence[traces.Error]
         if inside == "full":
             given = traces.full_adjoints(segment, errors)
@@ -100,11 +126,11 @@ def learned(segment: Segment, weights: tuple[Array, ...], rate: float, decay: fl
     sums, weight = sum_over_batch((sums, total_weight(segment.steps)))
     seen = weight > 0
 
-    def step(B: Array, dB: Array) -> Array:
-        new = (1 - decay) * B.astype(dB.dtype) - rate * dB / jnp.where(seen, weight, 1).astype(dB.dtype)
-        return jnp.where(seen, new.astype(B.dtype), B)
+    def step(F: Array, dF: Array) -> Array:
+        new = (1 - decay) * F.astype(dF.dtype) - rate * dF / jnp.where(seen, weight, 1).astype(dF.dtype)
+        return jnp.where(seen, new.astype(F.dtype), F)
 
-    return tuple(step(B, dB) for B, dB in zip(weights, sums, strict=True))
+    return tuple(step(F, dF) for F, dF in zip(weights, sums, strict=True))
 
 
 def claim_of(network: Network, feedback: Feedback, inside: Inside) -> Claim:
@@ -124,8 +150,44 @@ def rflo(
 ) -> Algorithm:
     """Random-feedback online learning: ``eprop`` with random feedback, published for leaky Elman cells.  Biased.
 
+    For such a cell with the leak α, the features u_t = [h_{t−1}, x_t, 1] of [W; U; b], and feedback weights F [K, H]
+    that are drawn once:
+
+        E ← (1 − α) E + α u_tᵀ φ'(z_t)
+        G += E (δo_t F)                        of each unit its own column of E and element of δo_t F
+
+    Any other cell has the trace of ``eprop``.  Time is that of ``bptt``, 1 to 2 times; memory is as for ``eprop``: one
+    number a parameter and example for a leaky Elman cell, and none for a plain one.
+
+    Choose it as a model of learning in brains, with feedback weights.
+
+    Args:
+      network: what to differentiate.
+      feedback: "random", fixed normal weights of variance 1 / K; "symmetric" or "adaptive" as in ``eprop``.
+      inside: "own", the rule's Jacobian everywhere; "full", the full one inside of a segment.
+      segment: steps per segment, any length; with ``inside="own"`` it changes time and rounding alone; by default the
+        whole window, as adaptive feedback needs it.
+
+    Returns:
+      An Algorithm whose carry's memory holds the traces E of each layer and example, and whose ``shared`` holds F of
+      each layer.  They are drawn with the key.
+
     Raises:
       InputError: as ``eprop``.
+
+    Examples:
+      >>> import jax
+      >>> import rnn_jax as rj
+      >>> cells = (rj.elman(leak=0.5),)
+      >>> network = rj.Network(cells, inputs=4, hidden=3, outputs=5, loss=rj.softmax_cross_entropy())
+      >>> params = rj.init(network, jax.random.key(0))
+      >>> tokens = jax.random.randint(jax.random.key(1), (7, 2), 0, 4)  # [T + 1, B]
+      >>> init, update, _ = rj.rflo(network)
+      >>> carry = init(params, batch_size=2, key=jax.random.key(2))
+      >>> after, _ = update(params, carry, rj.Batch(xs=tokens[:-1], ys=tokens[1:]))
+      >>> (F,), (F_after,) = carry.shared, after.shared
+      >>> F.shape, bool((F == F_after).all())  # random, and then fixed
+      ((5, 3), True)
 
     Source: Murray, *Local online learning in recurrent networks with random feedback*, eLife 8 (2019).
     """

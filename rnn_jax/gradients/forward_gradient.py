@@ -40,7 +40,7 @@ def forward_gradient(
     """Forward gradient: the derivative of the loss along random directions v, times v.  Unbiased, any cell and depth.
 
     Each example has directions v of its own, with independent elements of mean 0 and variance 1, so that E[v vᵀ] = I.
-    The tangent ṡ of the state goes forward, and nothing walks back (e_t is ∂ℓ_t/∂s_t)::
+    The tangent ṡ of the state goes forward, and nothing walks back (e_t is ∂ℓ_t/∂s_t):
 
         ṡ_t = (∂s_t/∂s_{t−1}) ṡ_{t−1} + (∂s_t/∂θ) v
         G += (Σ_t e_t · ṡ_t) v                           the mean over the R directions
@@ -48,10 +48,12 @@ def forward_gradient(
     An example's directions stay the same from window to window, and are drawn anew at its resets alone.  New ones in
     every window would estimate truncated BPTT.  The readout needs no direction: its gradient is exact.
 
-    For θ parameters of the layers the relative variance is (θ + 1) / R, with Rademacher signs (θ − 1) / R.  Choose it
-    for few parameters or many examples.  A step takes O(R θ) for each example, since v is its own.  The memory is
-    R (θ + N) numbers an example, whatever the length of the sequence.  A segment runs once more for each reset of the
-    example that has most of them.
+    For θ parameters of the layers the relative variance is (θ + 1) / R, with Rademacher signs (θ − 1) / R.  A step
+    takes O(R θ) for each example, since v is its own: about 2 times ``bptt`` for each direction.  The memory is R (θ +
+    N) numbers an example, whatever the length of the sequence.  A segment runs once more for each reset of the example
+    that has most of them.
+
+    Choose it as a baseline, for few parameters or many examples: its noise grows with θ.
 
     Args:
       network: what to differentiate.
@@ -60,9 +62,27 @@ def forward_gradient(
       segment: steps per segment, any length; it changes time and rounding alone; by default the whole window.
       signs: ``draw -> v [θ]`` in place of random numbers, for enumerating them.
 
+    Returns:
+      An Algorithm that draws random numbers.  Its carry's memory holds ṡ [B, R, N], v in blocks [B, R, …], and a key
+      for each example.
+
     Raises:
-      InputError: when built, a network, a number of directions, a noise or a segment that cannot be served; in
-        ``update``, whatever does not fit it.
+      InputError: when built, an invalid network, number of directions, noise or segment, or ``signs`` that is no
+        function; in ``update``, whatever does not fit the network.
+
+    Examples:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> import rnn_jax as rj
+      >>> network = rj.Network(cells=(rj.elman(),), inputs=4, hidden=3, outputs=4, loss=rj.softmax_cross_entropy())
+      >>> params = rj.init(network, jax.random.key(0))
+      >>> tokens = jax.random.randint(jax.random.key(1), (7, 1), 0, 4)  # [T + 1, B], one example
+      >>> batch = rj.Batch(xs=tokens[:-1], ys=tokens[1:])
+      >>> algorithm = rj.forward_gradient(network, noise="rademacher")
+      >>> _, grads = jax.jit(rj.value_and_grad(algorithm))(params, batch)
+      >>> sizes = jnp.abs(jnp.concatenate([grads.layers[0].W, grads.layers[0].U]))
+      >>> bool(jnp.ptp(sizes) < 1e-6)  # one slope, times a sign for each parameter
+      True
 
     Source: Baydin et al., *Gradients without backpropagation*, arXiv:2202.08587 (2022); through time: Silver et al.,
     *Learning by directional gradient descent*, ICLR (2022).

@@ -11,7 +11,7 @@ from rnn_jax.precision import accumulation_dtype
 from rnn_jax.types import Algorithm, Array, Network
 
 Pairs = tuple[Array, Array]
-"""a [r, m] and B [r, G·H, N]."""
+"""a [r, m] and A [r, G·H, N]."""
 
 
 def optimal_kronecker(
@@ -19,32 +19,53 @@ def optimal_kronecker(
 ) -> Algorithm:
     """Optimal Kronecker sums (r-OK) by segments.  Unbiased, for every cell and depth.
 
-    The influence of each matrix of parameters [W; U; b] on all N state values is estimated by r products, Σ a_i ⊗ B_i.
-    At the border of a segment, with its J = ∂s_end/∂s_start, C_t = ∂s_end/∂z_t and features u_t = [h_{t−1}, x_t, 1],
-    the r old products and the new ones are written as a sum of p orthogonal ones, and that as a random sum of r, with
-    random signs c and a matrix Z [p, r] of orthonormal columns::
+    A matrix of parameters [W; U; b] has m = H + D + 1 rows, one for each feature of u_t = [h_{t−1}, x_t, 1].  A cell
+    that sees u and v apart, as ``gru``, has two matrices, with the features [x_t, 1] and [h_{t−1}, 1].  The influence
+    of each matrix on all N state values is estimated by r products, Σ a_i ⊗ A_i, of a_i [m] and A_i [G·H, N].  At the
+    border of a segment of n steps, with its J = ∂s_end/∂s_start and C_t = ∂s_end/∂z_t [N, G·H], the r old products and
+    the n new ones are written as a sum of p orthogonal ones, and that as a random sum of r, with random signs c and a
+    matrix Z [p, r] of orthonormal columns:
 
-        G += (BPTT of the segment)  +  Σ_i (B_i δs_start) ⊗ a_i
-        Σ_i a_i ⊗ B_i Jᵀ + Σ_t u_t ⊗ C_tᵀ = Σ_i σ_i x_i ⊗ y_i        by QR of both sides, and SVD of the core
-        a_j ← Σ_i c_i L_ij x_i      B_j ← Σ_i c_i L_ij y_i
+        G += (BPTT of the segment)  +  Σ_i (A_i δs_start) ⊗ a_i
+        Σ_i a_i ⊗ A_i Jᵀ + Σ_t u_t ⊗ C_tᵀ = Σ_i σ_i x_i ⊗ y_i        by QR of both sides, and SVD of the core
+        a_j ← Σ_i c_i L_ij x_i      A_j ← Σ_i c_i L_ij y_i
         L_ij = √(σ_i / q_i) Z_ij    ‖Z_i‖² = q_i = min(1, σ_i / λ)    λ such that Σ q_i = r
 
     The mean over the signs is Σ σ_i x_i ⊗ y_i.  A large σ stays as it is, q_i = 1, and the others share what is left of
     r: no unbiased estimate of rank r has less variance.  Where r is m, or the number of all steps so far, nothing is
     random, and every draw equals ``rtrl``.
 
-    Choose r by the memory there is: r times that of ``kf_rtrl``, and its time, O(H³) a step, beside a factorisation of
-    min(r + n, m) vectors of G·H · N numbers a border.  At rank 1 its noise is a little below that of KF-RTRL.
+    The memory is r times that of ``kf_rtrl``.  So is the time, O(r H³) a step, beside a factorisation of min(r + n, m)
+    vectors of G·H · N numbers a border.  At rank 1 its noise is a little below that of KF-RTRL.
+
+    Choose it if M of ``rtrl`` does not fit in memory, and ``uoro`` is too noisy.  Choose r by the memory there is: the
+    noise falls as r grows.
 
     Args:
       network: what to differentiate.
       rank: r, how many products; 1 or more.
-      segment: steps per segment, any length; by default the whole window.
+      segment: n, steps per segment, any length; by default the whole window.
       signs: ``border -> c``, min(r + n, m) signs, in place of random ones, for listing all outcomes.
 
+    Returns:
+      An Algorithm that draws random numbers.  Its carry's memory holds r pairs of a and A of each matrix and example;
+      the exact influence of each parameter that is one number a unit; and a key for each example.
+
     Raises:
-      InputError: when built, a network, a rank or a segment that cannot be served; in ``update``, whatever does not fit
-        it.
+      InputError: when built, an invalid network, rank or segment, or ``signs`` that is no function; in ``update``,
+        whatever does not fit the network.
+
+    Examples:
+      >>> import jax
+      >>> import rnn_jax as rj
+      >>> network = rj.Network(cells=(rj.elman(),), inputs=4, hidden=3, outputs=4, loss=rj.softmax_cross_entropy())
+      >>> params = rj.init(network, jax.random.key(0))
+      >>> tokens = jax.random.randint(jax.random.key(1), (5, 2), 0, 4)  # [T + 1, B]
+      >>> batch = rj.Batch(xs=tokens[:-1], ys=tokens[1:])
+      >>> _, grads = jax.jit(rj.value_and_grad(rj.optimal_kronecker(network, rank=3, segment=1)))(params, batch)
+      >>> _, exact = jax.jit(rj.value_and_grad(rj.bptt(network)))(params, batch)
+      >>> rj.worst(rj.compare(grads, exact))[1] < 1e-5  # three steps come before the last border, and r is 3
+      True
 
     Source: Benzing et al., *Optimal Kronecker-sum approximation of real time recurrent learning*, ICML (2019), whose
     segments are one step: there p is r + 1.
@@ -61,18 +82,18 @@ def optimal_kronecker(
 
 
 def credit(factors: Pairs, delta: Array) -> Array:
-    """δs M = Σ_i a_i ⊗ (B_i δs)."""
-    a, B = factors
+    """δs M = Σ_i a_i ⊗ (A_i δs)."""
+    a, A = factors
     m = a.shape[-1]
-    share = jnp.einsum("brgn,bn->brg", B, delta)
+    share = jnp.einsum("brgn,bn->brg", A, delta)
     return a.reshape(-1, m).T @ share.reshape(-1, share.shape[-1])
 
 
 def advance(factors: Pairs, crossing: Crossing, signs: Array) -> Pairs:
     """Old products and new ones as a sum of orthogonal ones, and of these a random sum of r."""
-    (a, B), (push, C, _, u) = factors, crossing
-    (r, m), (_, g, N), dtype = a.shape, B.shape, a.dtype
-    pushed = push(B)
+    (a, A), (push, C, _, u) = factors, crossing
+    (r, m), (_, g, N), dtype = a.shape, A.shape, a.dtype
+    pushed = push(A)
     left, right = jnp.concatenate([a, u]), jnp.concatenate([pushed, C.swapaxes(1, 2)]).reshape(-1, g * N)
     left, right = (each.astype(accumulation_dtype(dtype)) for each in (left, right))
     left = jnp.where(jnp.any(right != 0, axis=1)[:, None], left, 0)

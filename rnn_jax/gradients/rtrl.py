@@ -27,7 +27,7 @@ def rtrl(network: Network, segment: int | None = None, online: bool = False) -> 
 
     M = ∂s/∂θ [N, θ] of the N state values of all layers crosses the border of two segments; inside of a segment the
     hand-written reverse does the work.  With J = ∂s_end/∂s_start and Θ = ∂s_end/∂θ of the segment, which are the
-    reverse of the N unit vectors::
+    reverse of the N unit vectors:
 
         G += (BPTT of the segment)  +  δs_start M
         M ← J M + Θ
@@ -40,13 +40,35 @@ def rtrl(network: Network, segment: int | None = None, online: bool = False) -> 
     step costs O(H³) although each is a window.  The gradient is the same while the weights are.  Where they change, the
     steps since the border are walked back through with the new W, whereas the M of borders at each step has seen each.
 
+    Choose it if the gradient of an endless sequence must be exact, or you do not know how far back credit must reach.
+    Choose ``online`` if there is an update after every step, or windows are shorter than H.
+
     Args:
       network: what to differentiate.
       segment: steps per segment, any length; by default the H of the largest layer.
       online: keep the steps since the border, masked ones too, so that short windows do not end in one.
 
+    Returns:
+      An Algorithm whose carry's memory holds M of each example, in blocks [B, N, …], and with ``online`` the steps
+      since the border.
+
     Raises:
-      InputError: when built, a network or a segment that cannot be served; in ``update``, whatever does not fit it.
+      InputError: when built, an invalid network, segment or option; in ``update``, whatever does not fit the network.
+
+    Examples:
+      >>> import jax
+      >>> import rnn_jax as rj
+      >>> network = rj.Network(cells=(rj.elman(),), inputs=4, hidden=3, outputs=4, loss=rj.softmax_cross_entropy())
+      >>> params = rj.init(network, jax.random.key(0))
+      >>> tokens = jax.random.randint(jax.random.key(1), (7, 2), 0, 4)  # [T + 1, B]
+      >>> algorithm = rj.rtrl(network)
+      >>> update = jax.jit(algorithm.update)
+      >>> carry, early = update(params, algorithm.init(params, 2), rj.Batch(xs=tokens[:3], ys=tokens[1:4]))
+      >>> _, late = update(params, carry, rj.Batch(xs=tokens[3:6], ys=tokens[4:]))
+      >>> grads = jax.tree.map(lambda a, b: a + b, early.grads, late.grads)
+      >>> _, whole = jax.jit(rj.value_and_grad(rj.bptt(network)))(params, rj.Batch(xs=tokens[:-1], ys=tokens[1:]))
+      >>> rj.worst(rj.compare(grads, whole))[1] < 1e-5  # two windows add up to the sequence
+      True
 
     Source: Williams & Zipser, *A learning algorithm for continually running fully recurrent neural networks*, Neural
     Computation 1 (1989); by segments: Schmidhuber, *A fixed size storage O(n³) time complexity learning algorithm for

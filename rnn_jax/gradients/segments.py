@@ -54,7 +54,10 @@ class Blocks(NamedTuple):
 
 
 class Rule(NamedTuple):
-    """What a learning rule adds to the driver."""
+    """What a learning rule adds to the driver: what an example carries, and how a segment is credited.
+
+    The example of ``by_segments`` has one.
+    """
 
     init: Callable[[Params, Array], Any]
     """``(params, keys [B]) -> memory`` of B fresh examples, the batch first."""
@@ -66,7 +69,44 @@ class Rule(NamedTuple):
 
 
 def by_segments(network: Network, rule: Rule, claim: Claim, segment: int | None = None) -> Algorithm:
-    """The algorithm of a rule; ``segment``: steps a segment, None: the whole window."""
+    """The algorithm of a rule: the window in segments, and the rule's credit for each.
+
+        G += gradients of credit(segment, memory, shared)      dV += Σ h_tᵀ δo_t    dc += Σ δo_t
+
+    The driver runs the layers forward, and does losses, readout, masks, resets, weights, wide sums and the carried
+    state.
+
+    Choose it for a rule whose credit within a segment is a reverse pass.
+
+    Args:
+      network: what to differentiate.
+      rule: what an example carries, and how a segment is credited.
+      claim: what the gradient is, as ``testing.check_algorithm`` tests it.
+      segment: steps per segment, any length; None: the whole window.
+
+    Returns:
+      An Algorithm whose carry has the rule's memory and what it shares.
+
+    Raises:
+      InputError: when built, an invalid network or segment; in ``update``, whatever does not fit the network.
+
+    Examples:
+      >>> import jax
+      >>> import rnn_jax as rj
+      >>> from rnn_jax.gradients import segments
+      >>> network = rj.Network(cells=(rj.elman(),), inputs=4, hidden=3, outputs=4, loss=rj.softmax_cross_entropy())
+      >>> params = rj.init(network, jax.random.key(0))
+      >>> tokens = jax.random.randint(jax.random.key(1), (7, 2), 0, 4)  # [T + 1, B]
+      >>> batch = rj.Batch(xs=tokens[:-1], ys=tokens[1:])
+      >>> def credit(segment, memory, shared):
+      ...     gradients, _ = segments.reverse(segment)  # nothing crosses a border
+      ...     return gradients, memory, shared
+      >>> rule = segments.Rule(init=lambda params, keys: (), credit=credit)
+      >>> _, grads = jax.jit(rj.value_and_grad(segments.by_segments(network, rule, rj.Exact())))(params, batch)
+      >>> _, exact = jax.jit(rj.value_and_grad(rj.bptt(network)))(params, batch)
+      >>> rj.worst(rj.compare(grads, exact))[1] < 1e-5  # the window is one segment
+      True
+    """
     check_network(network)
     if segment is not None:
         check_int(segment, "segment")

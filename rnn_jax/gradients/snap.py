@@ -23,20 +23,33 @@ def snap(
     inside: Inside = "own",
     segment: int | None = None,
 ) -> Algorithm:
-    """SnAp-n: each parameter keeps its influence on the units that its own unit reaches in fewer than n steps.
+    """SnAp-n: each parameter keeps its influence only on the units that its own unit reaches in fewer than n steps.
 
-    With n = 1 that is its own unit: the Jacobian that the rule lets through is A + Q w_jj, with the unit's own weight
-    w_jj of each gate (``traces.py`` has the equations).  With n ≥ 2 it is every unit on a path of fewer than n weights
-    that the pattern allows, with all its state values (``reach.py``).  Biased; Exact for one layer without weights
-    between units, and for one layer with n ≥ 2 and all weights.  On a sparse pattern the error falls to 0 as n grows.
+    With n = 1 that is its own unit, and the influence is a trace E.  The Jacobian that the rule lets through is that of
+    the unit alone, A_t + Q_t w_jj, with the unit's own weight w_jj of each gate:
+
+        E ← (A_t + Q_t w_jj) E + ∂s_t/∂θ        of a unit's parameters on its own state
+        G += e_t E                              e_t = ∂ℓ_t/∂s_t, what reaches the unit at the same step
+
+    With n ≥ 2 unit j reaches the units R_j, on paths of fewer than n weights that the pattern allows.  With J_j =
+    ∂s_t/∂s_{t−1} among the state values of R_j alone, and e_t those of R_j:
+
+        M_j ← J_j M_j + ∂s_t/∂θ_j        G_j += e_t M_j
+
+    By segments the same numbers come from the hand-written reverse (``traces.py`` and ``reach.py``).  Biased; Exact for
+    one layer without weights between units, and for one layer with n ≥ 2 and all weights.  On a sparse pattern the
+    error falls to 0 as n grows.
 
     The error of a layer is what reaches it at the same step.  With ``inside="full"`` the gradient within a segment is
-    that of ``bptt``, layers above included, and the rule decides on what crosses a border alone.  At segments of 1, 4
-    and 16 steps that was closer to the exact gradient than truncation, and than ``inside="own"``.
+    that of ``bptt``, layers above included, and the rule decides on what crosses a border alone.
 
     Time with n = 1 is that of ``bptt``, 1 to 2 times, and memory one number a parameter, example and state value of its
     unit that the next step sees.  With n ≥ 2, where r units are within reach, it is O(H r³ + r θ) a step, and memory r
     times as much; where all are, ``rtrl`` gives the same numbers in less time.
+
+    Choose it for one layer of a cell such as ``indrnn``, ``min_gru`` or ``rtu``, where it is exact; else as a cheap
+    approximation.  Choose n ≥ 2 if W is sparse, and ``inside="full"`` in place of truncation by windows: at segments of
+    1, 4 and 16 steps that was closer to the exact gradient than truncation, and than ``inside="own"``.
 
     Args:
       network: what to differentiate.
@@ -47,8 +60,24 @@ def snap(
       segment: steps per segment, any length; with ``inside="own"`` it changes time and rounding alone.  By default the
         whole window, and with n ≥ 2 as many steps as units are within reach.
 
+    Returns:
+      An Algorithm whose carry's memory holds the traces, or the influences within reach, of each layer and example.
+
     Raises:
-      InputError: when built, a network or an option that cannot be served; in ``update``, whatever does not fit it.
+      InputError: when built, an invalid network or option, or a pattern that does not fit the network; in ``update``,
+        whatever does not fit the network.
+
+    Examples:
+      >>> import jax
+      >>> import rnn_jax as rj
+      >>> network = rj.Network(cells=(rj.indrnn(),), inputs=4, hidden=3, outputs=4, loss=rj.softmax_cross_entropy())
+      >>> params = rj.init(network, jax.random.key(0))
+      >>> tokens = jax.random.randint(jax.random.key(1), (7, 2), 0, 4)  # [T + 1, B]
+      >>> batch = rj.Batch(xs=tokens[:-1], ys=tokens[1:])
+      >>> _, grads = jax.jit(rj.value_and_grad(rj.snap(network, segment=2)))(params, batch)
+      >>> _, reference = jax.jit(rj.value_and_grad(rj.autodiff(network)))(params, batch)
+      >>> rj.worst(rj.compare(grads, reference))[1] < 1e-5  # a unit of this cell reaches itself alone
+      True
 
     Source: Menick et al., *A practical sparse approximation for real time recurrent learning*, ICLR (2021).
     """
