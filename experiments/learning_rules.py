@@ -286,6 +286,7 @@ def run(config: Config) -> None:
     if config.quick:
         small = {"hidden": 8, "sizes": (8,), "length": 20, "batch": 2, "steps": 5 * REPORTS, "seeds": 1, "keys": 3}
         fewer = {"segments": (2, 5), "noise_segments": (2,), "chunks": 4, "copying_batch": 2, "copying_cell": "elman"}
+        fewer |= {"training_windows": (config.window,)}
         few = tuple(name for name in config.rules if name in QUICK) if config.rules == RULES else config.rules
         config = dataclasses.replace(config, rules=few, **small, **fewer)
     check(config)

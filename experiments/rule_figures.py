@@ -122,9 +122,10 @@ def plot_noise(model: str, rows: list[dict[str, Any]], path: Path) -> None:
     """The relative variance against the length of segments."""
     figure, (axes,) = figures.panels(1, f"Noise of the unbiased rules: {model}, B = 1", 4.6)
     styles = looks(dict.fromkeys(row["rule"] for row in rows))
-    for name, look in styles.items():
+    for number, (name, look) in enumerate(styles.items()):
         of_rule = [row for row in rows if row["rule"] == name]
-        axes.plot([row["segment"] for row in of_rule], [max(row["variance"], 1e-9) for row in of_rule], **look)
+        ys = [max(row["variance"], 1e-9) for row in of_rule]
+        axes.plot([row["segment"] for row in of_rule], ys, **look, ms=10 - number)  # one shows around the next
     lengths = sorted({row["segment"] for row in rows})
     axes.set(xscale="log", yscale="log", xlabel="steps a segment", ylabel="variance / squared norm of the gradient")
     axes.set_xticks(lengths, map(str, lengths))
@@ -147,12 +148,13 @@ def plot_training(model: str, losses: dict[int, dict[str, Any]], steps: int, pat
             axes.axhline(nats, color=figures.DARK_GREY, lw=1, ls=":", zorder=0)
             if group == GROUP_TITLES[1]:
                 axes.annotate(f" {known}", (1, nats), xycoords=("axes fraction", "data"), va="center", fontsize=9)
-        axes.set(
-            xlabel="thousands of steps", title=f"{group}, an update every {f'{window} steps' if window > 1 else 'step'}"
-        )
+        axes.set(xlabel="thousands of steps")
         axes.label_outer()
         if group == GROUP_TITLES[0]:
-            axes.set(ylabel="cross-entropy a step, nats")
+            every = f"{window} steps" if window > 1 else "step"
+            axes.set(ylabel=f"an update every {every}\ncross-entropy a step, nats")
+    for axes, group in zip(panels, GROUP_TITLES, strict=False):
+        axes.set(title=group)
     legend(figure, styles, 5)
     figures.save(figure, path)
 
@@ -178,9 +180,9 @@ def label_ends(axes: Any, ends: dict[str, tuple[float, dict[str, Any]]]) -> None
     gap, floor = (high - low) / 18, -np.inf
     for name, (y, look) in sorted(ends.items(), key=lambda item: item[1][0]):
         floor = max(y, floor + gap)
-        place = {"xycoords": ("axes fraction", "data"), "xytext": (1.04, floor), "va": "center", "fontsize": 9}
-        line = {"arrowstyle": "-", "color": look["color"], "lw": 1}
-        axes.annotate(name, (1, y), textcoords=("axes fraction", "data"), arrowprops=line, **place)
+        across = axes.get_yaxis_transform()
+        axes.plot([1, 1.03], [y, floor], transform=across, color=look["color"], lw=1, clip_on=False)
+        axes.text(1.035, floor, name, transform=across, va="center", fontsize=9)
 
 
 def plot_tradeoff(model: str, rows: list[dict[str, Any]], path: Path) -> None:
@@ -199,6 +201,7 @@ def plot_tradeoff(model: str, rows: list[dict[str, Any]], path: Path) -> None:
             for row, x, y in zip(of_rule, xs, ys, strict=True):
                 axes.plot(x, y, **look, ms=4 + 2 * lengths.index(row["segment"]))
         axes.set(xscale="log", yscale="log", xlabel="microseconds a step", title=group)
+        label_overlaps(axes, [row for row in rows if row["segment"] == lengths[-1] and in_group(row["rule"], group)])
     low, high = EXACT / 1.5, panels[0].get_ylim()[1]
     ticks = [10.0**power for power in range(-2, int(np.ceil(np.log10(high))))]
     panels[0].set(ylabel="error of one draw / norm of the gradient", ylim=(low, high))
@@ -207,3 +210,23 @@ def plot_tradeoff(model: str, rows: list[dict[str, Any]], path: Path) -> None:
     steps = [figures.entry(f"segments of {n}", ms=4 + 2 * i, **style) for i, n in enumerate(lengths)]
     legend(figure, styles, 4, steps)
     figures.save(figure, path)
+
+
+def label_overlaps(axes: Any, rows: list[dict[str, Any]]) -> None:
+    """Write the names of rules whose points lie on one another: above the uppermost points, and below others."""
+
+    def place(row: dict[str, Any]) -> tuple[float, float]:
+        return row["microseconds"], max(row["after training"]["error"], EXACT)
+
+    def distance(row: dict[str, Any], other: dict[str, Any]) -> float:
+        return float(np.max(np.abs(np.log(np.divide(place(row), place(other))))))
+
+    rest, top = rows, max((place(row)[1] for row in rows), default=0)
+    while rest:
+        near = [row for row in rest if distance(rest[0], row) < 0.25]
+        x, y = min(place(row) for row in near)
+        if len(near) > 1:
+            offset, edge = ((0, 12), "bottom") if y > 0.9 * top else ((0, -12), "top")
+            names = "\n".join(row["rule"] for row in near)
+            axes.annotate(names, (x, y), offset, textcoords="offset points", va=edge, fontsize=9)
+        rest = [row for row in rest if row not in near]
