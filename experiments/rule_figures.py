@@ -228,5 +228,6 @@ def label_overlaps(axes: Any, rows: list[dict[str, Any]]) -> None:
         if len(near) > 1:
             offset, edge = ((0, 12), "bottom") if y > 0.9 * top else ((0, -12), "top")
             names = "\n".join(row["rule"] for row in near)
-            axes.annotate(names, (x, y), offset, textcoords="offset points", va=edge, fontsize=9)
+            box = {"fc": "white", "ec": "none", "pad": 1, "alpha": 0.8}
+            axes.annotate(names, (x, y), offset, textcoords="offset points", va=edge, fontsize=9, bbox=box)
         rest = [row for row in rest if row not in near]

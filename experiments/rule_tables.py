@@ -28,9 +28,9 @@ def alignment(found: Found) -> str:
 
 
 def sizes(found: Found) -> str:
-    """A table for each n, and the noise by the length of segments."""
+    """All n in one table, a table for each n, and the noise by the length of segments."""
     head = ["rule", "claim", "bias", "95 % interval", "variance", "cosine", "µs a step", "bytes", "scratch bytes"]
-    parts = []
+    parts = [by_size(found["rules"])]
     for hidden in dict.fromkeys(row["hidden"] for row in found["rules"]):
         rows = [row for row in found["rules"] if row["hidden"] == hidden]
         parts.append(f"n = {hidden}\n\n{table(head, [rule_line(row) for row in rows])}")
@@ -41,6 +41,24 @@ def sizes(found: Found) -> str:
     ]
     noise = table(["rule", *map(str, lengths)], lines)
     return "\n\n".join([*parts, f"Relative variance of one example, by the steps of a segment\n\n{noise}"])
+
+
+def by_size(rows: list[dict[str, Any]]) -> str:
+    """A line for each rule, and in each cell a number for each n."""
+    sizes = " / ".join(str(hidden) for hidden in dict.fromkeys(row["hidden"] for row in rows))
+    lines = []
+    for name in dict.fromkeys(row["rule"] for row in rows):
+        of_rule = [row for row in rows if row["rule"] == name]
+        fields = ("bias", "variance", "cosine", "microseconds", "memory")
+        lines.append(
+            [
+                f"`{name}`",
+                of_rule[0]["claim"],
+                *(" / ".join(number(row[field]) for row in of_rule) for field in fields),
+            ]
+        )
+    head = ["rule", "claim", "bias", "variance", "cosine", "µs a step", "bytes"]
+    return f"By size: in each cell the numbers of n = {sizes}\n\n{table(head, lines)}"
 
 
 def rule_line(row: dict[str, Any]) -> list[str]:
