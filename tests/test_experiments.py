@@ -539,7 +539,7 @@ def test_each_learning_rule_has_its_own_colour_and_marker():
         (("--rules", "backprop"), "rules is ['backprop']"),
         (("--segments", "3"), "divisors of the length, 100"),
         (("--steps", "41"), "steps is 41; it must be a multiple of 40 windows of 5"),
-        (("--training-windows", "0"), "training_windows is [0]; it must be positive"),
+        (("--training-windows", "0"), "training_windows is (0,); it must be positive numbers"),
         (("--copying-window", "5"), "copying_window is 5; it must be a divisor of the chunk, 64"),
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else "",
