@@ -36,17 +36,19 @@ STYLE = {
 }
 
 
-def panels(count: int, title: str, height: float = 3.6, sharey: bool = False) -> tuple[Any, list[Any]]:
-    """A figure of ``count`` axes side by side, ``height`` inches high, with a title above them all."""
+def panels(count: int, title: str, height: float = 3.6, sharey: bool = False, rows: int = 1) -> tuple[Any, list[Any]]:
+    """A figure of rows of ``count`` axes side by side, ``height`` inches high, with a title above them all."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
     plt.rcParams.update(STYLE)
-    figure, axes = plt.subplots(1, count, figsize=(WIDTH, height), sharey=sharey, squeeze=False, layout="constrained")
+    figure, axes = plt.subplots(
+        rows, count, figsize=(WIDTH, height), sharey=sharey, squeeze=False, layout="constrained"
+    )
     figure.suptitle(title)
-    return figure, list(axes[0])
+    return figure, list(axes.flat)
 
 
 def save(figure: Any, path: Path) -> None:

@@ -8,13 +8,18 @@ The parts:
   alignment  the cosine between each two rules' gradients of a window, at the weights before training and after
   table      claim, bias, variance and cosine of each rule, its time a step and its bytes, by n; and how the noise of
              the unbiased rules falls with segments and rank
-  training   the loss of each rule on delayed addition, with an update after each window
+  training   the loss of each rule on delayed addition, with an update after every step, and after every 5
   copying    how long the strings become that each rule learns to copy
   tradeoff   time a step against the error of one draw, by the length of segments: choose a rule by this plot
 
+An update after every step is what online learning is in the strict sense.  A window of one step leaves nothing of rules
+that look inside a window alone: there ``bptt`` is ``immediate``.  So training is shown in windows of 5 steps too.
+
+The run folder holds a plot of each part, summary.json, and tables.md, with all tables in Markdown.
+
 Examples:
   python experiments/learning_rules.py
-  python experiments/learning_rules.py --parts training --rules bptt rtrl snap uoro
+  python experiments/learning_rules.py --parts training --rules bptt rtrl snap uoro --training-windows 1
   python experiments/learning_rules.py --out runs/rules --resume auto
   python experiments/learning_rules.py --quick
 """
@@ -32,6 +37,7 @@ import jax.numpy as jnp
 import numpy as np
 import rule_figures
 import rule_gradients
+import rule_tables
 import rule_training
 from jax.flatten_util import ravel_pytree
 from rule_gradients import RULES, initial, network_of
@@ -41,7 +47,7 @@ import rnn_jax as rj
 from rnn_jax import experiment
 from rnn_jax.checks import require
 
-FILES = r"summary\.json|(alignment|sizes|noise|training|copying|tradeoff)\.png"
+FILES = r"summary\.json|tables\.md|(alignment|sizes|noise|training|copying|tradeoff)\.png"
 """What a run writes beside config.json."""
 REPORTS = 40
 """Points of a learning curve."""
@@ -68,7 +74,9 @@ class Config:
     sizes: tuple[int, ...] = (16, 32, 64, 128)
     """H in table; the first one is that of the noise by segments."""
     window: int = 5
-    """Steps between two updates on delayed addition, and of the windows in table."""
+    """Steps of the windows in table, and between two updates of the training that gives the weights after training."""
+    training_windows: tuple[int, ...] = (1, 5)
+    """Steps between two updates in training, whose curves are shown for each of these."""
     alignment_window: int = 1
     """Steps of the windows in alignment; longer ones share more and more of their own losses."""
     segments: tuple[int, ...] = (1, 2, 5, 10, 25)
@@ -81,10 +89,10 @@ class Config:
     """T of the sequences on which gradients are compared, a multiple of the window."""
     batch: int = 8
     """B on delayed addition."""
-    windows: int = 4000
-    """Updates on delayed addition, a multiple of 40."""
+    steps: int = 20_000
+    """Steps of training on delayed addition, a multiple of 40 windows."""
     rate: float = 3e-3
-    """Of Adam, and of RMSprop."""
+    """Learning rate of Adam, and of RMSprop; the same for all rules, and not tuned."""
     copying_cell: str = "gru"
     """The cell that learns to copy."""
     copying_window: int = 4
@@ -124,7 +132,7 @@ def check(config: Config) -> None:
     for name in ("cell", "copying_cell"):
         value = getattr(config, name)
         require(value in rj.CELLS, name, value, f"one of {', '.join(rj.CELLS)}")
-    positive = ("hidden", "window", "length", "batch", "windows", "copying_window", "copying_batch", "chunk", "chunks")
+    positive = ("hidden", "window", "length", "batch", "steps", "copying_window", "copying_batch", "chunk", "chunks")
     for name in (*positive, "solved", "seeds", "keys"):
         require(getattr(config, name) > 0, name, getattr(config, name), "positive")
     for name in ("sizes", "segments", "noise_segments", "ranks"):
@@ -135,7 +143,15 @@ def check(config: Config) -> None:
         require(fits, "length", config.length, f"a multiple of the window, {window}")
     divide = all(config.length % n == 0 for n in config.segments)
     require(divide, "segments", config.segments, f"divisors of the length, {config.length}")
-    require(config.windows % REPORTS == 0, "windows", config.windows, f"a multiple of {REPORTS}")
+    require(
+        config.training_windows and min(config.training_windows) > 0,
+        "training_windows",
+        config.training_windows,
+        "positive numbers, one or more",
+    )
+    for window in (config.window, *config.training_windows):
+        fits = config.steps % (REPORTS * window) == 0
+        require(fits, "steps", config.steps, f"a multiple of {REPORTS} windows of {window}")
     divides = config.chunk % config.copying_window == 0
     require(divides, "copying_window", config.copying_window, f"a divisor of the chunk, {config.chunk}")
 
@@ -150,10 +166,10 @@ def model(config: Config, **sizes: int) -> str:
     return figures.model(config.cell.split("-")[0], **sizes)
 
 
-def train(config: Config, name: str) -> list[dict[str, Any]]:
+def train(config: Config, name: str, window: int) -> list[dict[str, Any]]:
     """The losses, the weights after training one after another, and whether all was finite, of each seed."""
     network, algorithm = network_of(config.cell, config.hidden), rj.ALGORITHMS[name]
-    sizes = config.window, config.batch, config.windows
+    sizes = window, config.batch, config.steps // window
     program = rule_training.by_addition(algorithm(network), network, config.rate, *sizes, REPORTS)
     runs = (program(config.seed + seed) for seed in range(config.seeds))
     return [
@@ -162,9 +178,10 @@ def train(config: Config, name: str) -> list[dict[str, Any]]:
     ]
 
 
-def trained(config: Config, parts: experiment.Parts, name: str) -> list[dict[str, Any]]:
+def trained(config: Config, parts: experiment.Parts, name: str, window: int) -> list[dict[str, Any]]:
     """As ``train``, once a run."""
-    found: list[dict[str, Any]] = parts.result(f"training, {name}", functools.partial(train, config, name))
+    part = f"training, {name}, windows of {window}"
+    found: list[dict[str, Any]] = parts.result(part, functools.partial(train, config, name, window))
     return found
 
 
@@ -173,7 +190,7 @@ def weights(config: Config, parts: experiment.Parts) -> dict[str, list[rj.Params
     network, seeds = network_of(config.cell, config.hidden), range(config.seed, config.seed + config.seeds)
     before = [initial(network, seed) for seed in seeds]
     unravel = ravel_pytree(before[0])[1]
-    after = [unravel(jnp.array(each["params"], jnp.float32)) for each in trained(config, parts, "rtrl")]
+    after = [unravel(jnp.array(each["params"], jnp.float32)) for each in trained(config, parts, "rtrl", config.window)]
     return {"before training": before, "after training": after}
 
 
@@ -186,10 +203,6 @@ def alignment(config: Config, parts: experiment.Parts) -> dict[str, Any]:
     )
     title = f"{model(config, H=config.hidden, B=config.batch)}, windows of {config.alignment_window}"
     rule_figures.plot_alignment(title, found, parts.folder / "alignment.png")
-    for when in ("before training", "after training"):
-        print(f"\nmean cosine of two rules of these groups, {when}")
-        for groups, cosine in found[f"groups {when}"].items():
-            print(f"  {groups:<44}{cosine:>6.2f}")
     return found
 
 
@@ -200,32 +213,22 @@ def table(config: Config, parts: experiment.Parts) -> dict[str, Any]:
     rows = rule_gradients.table(config.cell, config.sizes, config.rules, *sizes, seeds, config.keys, parts.result)
     title = f"{model(config, B=config.batch, T=config.length)}, windows of {config.window}"
     rule_figures.plot_sizes(title, rows, parts.folder / "sizes.png")
-    print("\n" + "\n".join(rule_figures.table_lines(rows)))
     length = 3 * max(config.noise_segments)
     noisy = some(config, rule_gradients.noisy_rules(config.ranks))
     of_noise = config.sizes[0], config.noise_segments, length, seeds, config.keys
     noise = rule_gradients.noise(noisy, config.cell, *of_noise, parts.result)
     rule_figures.plot_noise(model(config, H=config.sizes[0], T=length), noise, parts.folder / "noise.png")
-    print(
-        "\nrelative variance by the steps of a segment\n" + " " * 28 + "".join(f"{n:>9}" for n in config.noise_segments)
-    )
-    for name in noisy:
-        print(f"{name:<28}" + "".join(f"{row['variance']:>9.2g}" for row in noise if row["rule"] == name))
     return {"rules": rows, "noise": noise}
 
 
-def training(config: Config, parts: experiment.Parts) -> dict[str, Any]:
-    """The learning curves of all rules on delayed addition."""
-    found = {}
-    for name in tqdm(config.rules, desc="training", disable=None):
-        runs = trained(config, parts, name)
-        found[name] = {field: [each[field] for each in runs] for field in ("losses", "finite")}
-    title = f"{model(config, H=config.hidden, B=config.batch)}, windows of {config.window}, Adam {config.rate:g}"
-    rule_figures.plot_training(title, found, config.windows, parts.folder / "training.png")
-    print("\nloss over the last tenth of training on delayed addition, each seed")
-    for name, each in sorted(found.items(), key=lambda item: np.mean(item[1]["losses"])):
-        last = np.mean(np.asarray(each["losses"])[:, -REPORTS // 10 :], axis=1)
-        print(f"{name:<20}" + "".join(f"{loss:>8.3f}" for loss in last))
+def training(config: Config, parts: experiment.Parts) -> dict[int, Any]:
+    """The learning curves of all rules on delayed addition, by the steps between two updates."""
+    found: dict[int, Any] = {window: {} for window in config.training_windows}
+    for window, name in tqdm(list(itertools.product(found, config.rules)), desc="training", disable=None):
+        runs = trained(config, parts, name, window)
+        found[window][name] = {field: [each[field] for each in runs] for field in ("losses", "finite")}
+    title = f"{model(config, H=config.hidden, B=config.batch)}, Adam {config.rate:g}"
+    rule_figures.plot_training(title, found, config.steps, parts.folder / "training.png")
     return found
 
 
@@ -247,11 +250,8 @@ def copying(config: Config, parts: experiment.Parts) -> dict[str, Any]:
         for name in tqdm(some(config, rule_training.COPYING), desc="copying", disable=None)
     }
     name = figures.model(config.copying_cell.split("-")[0], H=config.hidden, B=config.copying_batch)
-    title = f"{name}, windows of {config.copying_window}, rate {config.rate:g}"
+    title = f"{name}, windows of {config.copying_window}, Adam {config.rate:g}"
     rule_figures.plot_copying(title, found, parts.folder / "copying.png")
-    print("\nbits of a string that are copied at the end of training, each seed")
-    for name, each in found.items():
-        print(f"{name:<28}" + "".join(f"{lengths[-1]:>5}" for lengths in each["lengths"]))
     return found
 
 
@@ -263,30 +263,41 @@ def tradeoff(config: Config, parts: experiment.Parts) -> list[dict[str, Any]]:
     rows = rule_gradients.tradeoff(families, config.cell, *of_network, parts.result)
     title = f"{model(config, H=config.hidden, B=config.batch, T=config.length)}"
     rule_figures.plot_tradeoff(title, rows, parts.folder / "tradeoff.png")
-    print("\nmicroseconds a step, and error of one draw after training, by the steps of a segment")
-    print(" " * 28 + "".join(f"{n:>18}" for n in config.segments))
-    for name in families:
-        each = [(row["microseconds"], row["after training"]["error"]) for row in rows if row["rule"] == name]
-        print(f"{name:<28}" + "".join(f"{micro:>10.1f}{error:>8.2g}" for micro, error in each))
     return rows
 
 
 PARTS = {"alignment": alignment, "table": table, "training": training, "copying": copying, "tradeoff": tradeoff}
 
 
+def settings(config: Config) -> str:
+    """What the training parts were run with."""
+    updates = " and ".join(str(window) for window in config.training_windows)
+    return (
+        f"Adam at a learning rate of {config.rate:g}, in copying RMSprop for `immediate`; no rate is tuned for a rule. "
+        f"Delayed addition: {config.steps:,} steps, an update every {updates} steps, B = {config.batch}, "
+        f"H = {config.hidden}, {config.cell}. Copying: an update every {config.copying_window} steps, "
+        f"{config.chunks:,} chunks of {config.chunk} steps, B = {config.copying_batch}, {config.copying_cell}. "
+        f"Seeds: {config.seeds}. Draws of a rule: {config.keys}."
+    )
+
+
 def run(config: Config) -> None:
-    """Measure what is asked for, print it, plot it, and write summary.json after each part."""
+    """Measure what is asked for, plot it, print it, and write summary.json and tables.md after each part."""
     if config.quick:
-        small = {"hidden": 8, "sizes": (8,), "length": 20, "batch": 2, "windows": REPORTS, "seeds": 1, "keys": 3}
+        small = {"hidden": 8, "sizes": (8,), "length": 20, "batch": 2, "steps": 5 * REPORTS, "seeds": 1, "keys": 3}
         fewer = {"segments": (2, 5), "noise_segments": (2,), "chunks": 4, "copying_batch": 2, "copying_cell": "elman"}
+        fewer |= {"training_windows": (config.window,)}
         few = tuple(name for name in config.rules if name in QUICK) if config.rules == RULES else config.rules
         config = dataclasses.replace(config, rules=few, **small, **fewer)
     check(config)
-    parts = experiment.Parts("learning_rules", config, FILES)
-    summary: dict[str, Any] = {"machine": experiment.machine()}
+    parts, origin = experiment.Parts("learning_rules", config, FILES), experiment.origin()
+    found: dict[str, Any] = {}
     for part in config.parts:
-        summary[part] = PARTS[part](config, parts)
-        experiment.write_json(parts.folder / "summary.json", summary)
+        found[part] = PARTS[part](config, parts)
+        print(f"\n{rule_tables.TABLES[part](found[part])}", flush=True)
+        experiment.write_json(parts.folder / "summary.json", {"machine": origin["machine"], **found})
+        tables = rule_tables.document(origin, settings(config), found)
+        experiment.write_text(parts.folder / "tables.md", tables)
     print(f"run folder: {parts.folder}")
 
 

@@ -26,7 +26,7 @@ MADE_BY = {
     ("learning_curve.png",): ("char_lm.py",),
     ("held_out.png",): ("held_out.py",),
     ("torch_training.png",): ("torch_training.py",),
-    ("tradeoff.png",): ("learning_rules.py", "--parts", "tradeoff"),
+    ("alignment.png", "noise.png", "training.png", "copying.png", "tradeoff.png"): ("learning_rules.py",),
     ("online_learning.png",): ("online_learning.py",),
     ("adding.png", "copy_memory.png", "delayed_addition.png", "parity.png", "flip_flop.png"): (
         "memory_tasks.py",

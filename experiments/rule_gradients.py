@@ -30,18 +30,22 @@ GROUPS = {
 """Which losses a rule credits to which use of the parameters; one group after the other in plots."""
 RULES = tuple(name for group in GROUPS.values() for name in group if name != FUTURE)
 FAMILIES: dict[str, Callable[[int], Build]] = {
-    "truncated by windows": lambda n: rj.bptt,
+    "bptt by windows": lambda n: rj.bptt,
     "truncated, h = 2 segments": lambda n: functools.partial(rj.truncated, history=2 * n, every=n),
     "snap": lambda n: functools.partial(rj.snap, segment=n),
     "snap, full inside": lambda n: functools.partial(rj.snap, segment=n, inside="full"),
     "eprop": lambda n: functools.partial(rj.eprop, segment=n),
     "eprop, full inside": lambda n: functools.partial(rj.eprop, segment=n, inside="full"),
+    "dni": lambda n: functools.partial(rj.dni, segment=n),
+    "immediate": lambda n: rj.immediate,
     "rtrl": lambda n: functools.partial(rj.rtrl, segment=n),
     "uoro": lambda n: functools.partial(rj.uoro, segment=n),
     "kf_rtrl": lambda n: functools.partial(rj.kf_rtrl, segment=n),
+    "reverse_kf_rtrl": lambda n: functools.partial(rj.reverse_kf_rtrl, segment=n),
     "optimal_kronecker": lambda n: functools.partial(rj.optimal_kronecker, segment=n),
+    "forward_gradient": lambda n: functools.partial(rj.forward_gradient, segment=n),
 }
-"""Rules by the length of their segments."""
+"""Rules by the length of their segments; ``immediate`` has none, and is measured in the longest windows alone."""
 
 
 class Program(NamedTuple):
@@ -61,7 +65,7 @@ def noisy_rules(ranks: tuple[int, ...]) -> dict[str, Callable[[int], Build]]:
     return {
         "uoro": FAMILIES["uoro"],
         "kf_rtrl": FAMILIES["kf_rtrl"],
-        "reverse_kf_rtrl": lambda n: functools.partial(rj.reverse_kf_rtrl, segment=n),
+        "reverse_kf_rtrl": FAMILIES["reverse_kf_rtrl"],
         **{
             f"optimal_kronecker, rank {rank}": lambda n, rank=rank: functools.partial(
                 rj.optimal_kronecker, rank=rank, segment=n
@@ -278,6 +282,7 @@ def tradeoff(
         programs = {
             name: compiled(family(segment), network, segment, *some)
             for name, family in tqdm(families.items(), desc=f"segments of {segment}", disable=None)
+            if name != "immediate" or segment == max(lengths)
         }
         times = microseconds(programs, *some)
         found = []

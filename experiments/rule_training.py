@@ -23,15 +23,15 @@ class Learner(NamedTuple):
 
 
 COPYING = {
+    "bptt by windows": Learner(rj.bptt),
     "bptt of whole problems": Learner(rj.bptt, whole=True),
     "rtrl": Learner(functools.partial(rj.rtrl, online=True)),
     "optimal_kronecker": Learner(rj.optimal_kronecker),
     "kf_rtrl": Learner(rj.kf_rtrl),
-    "snap, full inside": Learner(functools.partial(rj.snap, inside="full")),
     "snap": Learner(rj.snap),
+    "snap, full inside": Learner(functools.partial(rj.snap, inside="full")),
     "uoro, segments of a window": Learner(rj.uoro),
     "uoro, segments of 1": Learner(functools.partial(rj.uoro, segment=1)),
-    "bptt by windows": Learner(rj.bptt),
     "immediate, RMSprop": Learner(rj.immediate, optax.rmsprop),
 }
 """UORO with a fresh memory in each window is "bptt by windows": nothing crosses a border then."""

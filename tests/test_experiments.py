@@ -24,6 +24,9 @@ import numpy as np
 import peers
 import pictures
 import pytest
+import rule_figures
+import rule_gradients
+import rule_training
 import timing
 from char_runs import CACHE, SMALL, TEXT, command, contents, lines_of, saved
 from fixtures import marked
@@ -507,13 +510,26 @@ def test_learning_rules_are_compared(tmp_path):
     assert result.returncode == 0, result.stderr
     summary = json.loads((tmp_path / "summary.json").read_text())
     rows = {row["rule"]: row for row in summary["table"]["rules"]}
-    assert set(rows) == set(summary["training"]) == {"rtrl", "uoro", "dni", "bptt"}
+    assert set(rows) == set(summary["training"]["5"]) == {"rtrl", "uoro", "dni", "bptt"}
     assert rows["rtrl"]["bias"] < 1e-5 < 0.1 < rows["bptt"]["bias"]
     assert rows["uoro"]["interval"][0] == 0 < rows["uoro"]["variance"]
     assert {row["segment"] for row in summary["tradeoff"]} == {2, 5}
     assert len(summary["copying"]) == 2 and np.shape(summary["alignment"]["after training"]) == (5, 5)
     for name in ("alignment", "sizes", "noise", "training", "copying", "tradeoff"):
         assert (tmp_path / f"{name}.png").read_bytes().startswith(PNG)
+    tables = (tmp_path / "tables.md").read_text()
+    assert f"jax {jax.__version__}" in tables.splitlines()[0] and "Adam at a learning rate of 0.003" in tables
+    assert re.findall("^## (.+)", tables, re.MULTILINE) == ["alignment", "table", "training", "copying", "tradeoff"]
+    assert tables.count("\n| `rtrl` | Exact | ") == 2, "by size, and at the one size"
+
+
+def test_each_learning_rule_has_its_own_colour_and_marker():
+    colours, markers = zip(*rule_figures.MARKS.values(), strict=True)
+    assert set(rule_figures.MARKS) == set(rule_gradients.RULES)
+    assert len(set(colours)) == len(set(markers)) == len(rule_figures.MARKS)
+    for names in (rule_gradients.FAMILIES, rule_training.COPYING, rule_gradients.noisy_rules((1, 2, 4))):
+        looks = rule_figures.looks(names)
+        assert list(looks) == list(names) and len({str(look) for look in looks.values()}) == len(names)
 
 
 @pytest.mark.parametrize(
@@ -521,7 +537,8 @@ def test_learning_rules_are_compared(tmp_path):
     [
         (("--rules", "backprop"), "rules is ['backprop']"),
         (("--segments", "3"), "divisors of the length, 100"),
-        (("--windows", "41"), "windows is 41; it must be a multiple of 40"),
+        (("--steps", "41"), "steps is 41; it must be a multiple of 40 windows of 5"),
+        (("--training-windows", "0"), "training_windows is (0,); it must be positive numbers"),
         (("--copying-window", "5"), "copying_window is 5; it must be a divisor of the chunk, 64"),
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else "",
