@@ -517,7 +517,7 @@ def test_rules_benchmark_measures_every_part(tmp_path):
     for text in ("## Goals", "## What the time", "## Times", "## Powers", "rate of the floors", "the rest", "commit"):
         assert text in tables and text in result.stdout
     times = {path: path.stat().st_mtime_ns for path in (folder / "parts").iterdir()}
-    lost = {folder / "parts" / name for name in ("scaling, 4, 1.json", "profile, snap, indrnn, 8, 2.json")}
+    lost = {folder / "parts" / name for name in ("scaling, 4, 1.json", "profile, kf_rtrl, segments of 16, 8, 2.json")}
     for path in lost:
         path.unlink()
     (folder / "summary.json").unlink()
@@ -528,6 +528,16 @@ def test_rules_benchmark_measures_every_part(tmp_path):
     names = [(row["part"], row["program"], row["n"], row["B"]) for row in summary["rows"]]
     assert [(row["part"], row["program"], row["n"], row["B"]) for row in rows] == names
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.slow
+def test_every_rule_that_misses_a_goal_has_a_profile(tmp_path):
+    flags = ("--quick", "--no-rivals", "--parts", "profile", "--rules", "rtrl", "snap", "--out", tmp_path / "run")
+    result = script("rules_benchmark.py", *flags, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    rows = json.loads((tmp_path / "run" / "summary.json").read_text())["rows"]
+    assert {row["of"] for row in rows} == {"rtrl, step by step", "snap, indrnn", "snap, rtu"}
+    assert all(row["microseconds"] > 0 for row in rows)
 
 
 def test_goals_are_met_or_not_or_not_measured():
