@@ -196,15 +196,6 @@ def factors(each: Setting) -> Built:
     return scanned(each, lambda _, pair, xs: jax.vmap(of_example)(pair, *xs), start, (u, own, jnp.sign(drawn)))
 
 
-def loop_over_examples(each: Setting) -> Built:
-    """A loop over the examples of each step that adds 1 to a number of each."""
-
-    def body(_: Any, numbers: Any, x: Any) -> Any:
-        return lax.fori_loop(0, each.size.B, lambda b, numbers: numbers.at[b].add(1.0), numbers)
-
-    return scanned(each, body, jnp.zeros(each.size.B), each.steps)
-
-
 def one_unit(each: Setting) -> Built:
     """The program at n = 1."""
     return build(each.program, Size(1, each.size.B))
@@ -229,7 +220,7 @@ def _rotation(n: int) -> jax.Array:
 PASS = {"forward pass and readout": forward, "reverse pass": reverse}
 RTRL: tuple[dict[str, Build], dict[str, Build]] = (
     {"the product J M": influence_product, "M, read and written once": passed_over, **PASS},
-    {STEP: one_unit, "a loop over the examples that only counts": loop_over_examples},
+    {STEP: one_unit},
 )
 KF: tuple[dict[str, Build], dict[str, Build]] = (
     {"the product B Jᵀ": factor_product, "signs": signs, "norms and new factors": factors, **PASS},
