@@ -9,43 +9,49 @@ called interleaved too.  Before it is timed, the gradient of an exact rule, of a
 The parts:
   speed    every rule and rival at each size, and the goals
   scaling  the powers of n and B in the time of each rule, fitted over four sizes or more
+  profile  the pieces of the programs that miss a goal, each timed beside the whole
 
 Rivals are measured where they are installed (pip install 'rnn-jax[rivals]'), and a line tells which are not.
 
-Writes rows.jsonl as it goes, summary.json, tables.md and plots. About half an hour; --quick takes a minute.
+Writes the rows of each size as it goes, summary.json, plots, and tables.md with all tables. About half an hour; a
+minute with --quick.
 
 Examples:
   python experiments/rules_benchmark.py
+  python experiments/rules_benchmark.py --out runs/speed --resume auto
   python experiments/rules_benchmark.py --rules rtrl kf_rtrl --sizes 64 1 128 1
   python experiments/rules_benchmark.py --quick
 """
 
 import itertools
-import json
 import math
 import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import jax
 import numpy as np
 import rules_benchmark_figures
+import rules_benchmark_profile
+import rules_benchmark_tables
 import timing
 from rivals import RIVALS, missing
-from rules_benchmark_goals import Outcome, Row, outcomes
+from rules_benchmark_goals import Row, outcomes
+from rules_benchmark_profile import PROFILES, Profile
 from rules_benchmark_programs import BASES, PROGRAMS, SCALED, Built, Program, Size, build, build_rival, repeated
+from rules_benchmark_tables import Slope
 from tqdm import tqdm
 
 import rnn_jax as rj
 from rnn_jax import experiment
 from rnn_jax.checks import require
 
-FILES = r"(rows\.jsonl|summary\.json|tables\.md|(exact|unbiased|biased|units)\.png)"
+FILES = r"(summary\.json|tables\.md|(exact|unbiased|biased|units)\.png)"
 """What a run writes beside config.json."""
 RULES = tuple(rj.ALGORITHMS)
 SECONDS = 0.03
@@ -57,9 +63,12 @@ PRODUCT = "the large product"
 class Config:
     """What to measure."""
 
-    parts: tuple[Literal["speed", "scaling"], ...] = ("speed", "scaling")
+    parts: tuple[Literal["speed", "scaling", "profile"], ...] = ("speed", "scaling", "profile")
+    """What to measure; each part can be run alone."""
     rules: tuple[str, ...] = RULES
     """Names of the registry; bptt is measured in any case."""
+    rivals: bool = True
+    """Measure the rules of other libraries, too, where they are installed."""
     sizes: tuple[tuple[int, int], ...] = ((16, 1), (64, 1), (128, 1), (16, 16), (64, 16), (128, 16))
     """(n, B) of the speed part: units and examples."""
     scaled_units: tuple[int, ...] = (32, 64, 128, 256)
@@ -74,28 +83,16 @@ class Config:
     """Run folder; by default runs/rules_benchmark/TIME."""
     overwrite: bool = False
     """Replace what the run folder holds."""
+    resume: Literal["auto"] | None = None
+    """With auto, go on with the run in the folder given by --out, by the same command, or start it."""
     quick: bool = False
-    """One small size, few rounds and a small product, unless other flags say more; the figures mean nothing."""
+    """One rule, small sizes, few rounds and a small product, unless other flags say more; the figures mean nothing."""
 
 
 QUICK = Config(
-    sizes=((8, 2),), scaled_units=(4, 8, 16, 32), scaled_batches=(1, 2, 4, 8), rounds=2, product=256, quick=True
+    rules=("kf_rtrl",),
+    sizes=((8, 2),), scaled_units=(4, 8, 16, 32), scaled_batches=(1,), rounds=2, product=256, quick=True
 )  # fmt: skip
-
-
-class Slope(NamedTuple):
-    """How the time of a program grows."""
-
-    program: str
-    axis: Literal["n", "B"]
-    values: tuple[int, ...]
-    microseconds: tuple[float, ...]
-    slope: float
-    """Of log time over log n or B: least squares."""
-    last: float
-    """Between the two largest values."""
-    stated: int
-    """The power that the rule's docstring states."""
 
 
 def flags(parse: experiment.Parse) -> Config:
@@ -111,36 +108,31 @@ def run(config: Config) -> None:
     numbers = [*itertools.chain(*config.sizes), *config.scaled_units, *config.scaled_batches, config.rounds]
     require(min([*numbers, config.product]) > 0, "sizes, rounds, product", min(numbers), "positive numbers")
     on_one_core()
-    folder = experiment.new_folder("rules_benchmark", config, FILES)
-    rows, slopes = [], []
-    with (folder / "rows.jsonl").open("w") as log:
-
-        def keep(part: str, fresh: list[Row]) -> list[Row]:
-            fresh = [{"part": part, **row} for row in fresh]
-            log.write("".join(json.dumps(row) + "\n" for row in fresh))
-            log.flush()
-            return fresh
-
-        absent = [{"program": text.split()[0], "missing": text} for text in missing_rivals(config)]
-        for row in keep("speed", absent):
-            print(row["missing"])
-        if "speed" in config.parts:
-            for size in tqdm([Size(*each) for each in config.sizes], desc="speed", unit="size", disable=None):
-                rows += keep("speed", measure(config, size, chosen(config, PROGRAMS), with_rivals=True))
-        if "scaling" in config.parts:
-            scaled: list[Row] = []
-            units = [Size(n, 1) for n in config.scaled_units]
-            batches = [Size(32, B) for B in config.scaled_batches]
-            for size in tqdm(dict.fromkeys(units + batches), desc="scaling", unit="size", disable=None):
-                scaled += keep("scaling", measure(config, size, chosen(config, SCALED)))
-            slopes = [*fit(scaled, "n", units), *fit(scaled, "B", batches)]
-            rows += scaled
-    speed = [row for row in rows if row["part"] == "speed"]
+    parts = experiment.Parts("rules_benchmark", config, FILES)
+    absent = missing_rivals(config)
+    print(*absent, sep="\n", end="\n" * bool(absent))
+    speed, scaled, profiled, slopes = [], [], [], []
+    if "speed" in config.parts:
+        for size in in_turn("speed", config.sizes):
+            measured = partial(measure, config, size, chosen(config, PROGRAMS), with_rivals=config.rivals)
+            speed += parts.result(f"speed, {size.n}, {size.B}", measured)
+    if "scaling" in config.parts:
+        units = [Size(n, 1) for n in config.scaled_units]
+        batches = [Size(32, B) for B in config.scaled_batches]
+        for size in in_turn("scaling", [*units, *batches]):
+            measured = partial(measure, config, size, chosen(config, SCALED))
+            scaled += parts.result(f"scaling, {size.n}, {size.B}", measured)
+        slopes = [*fit(scaled, "n", units), *fit(scaled, "B", batches)]
+    if "profile" in config.parts:
+        for each in tqdm(profiles(config), desc="profile", unit="program", disable=None):
+            name = f"profile, {each.program}, {each.size.n}, {each.size.B}"
+            profiled += parts.result(name, partial(measure_profile, config, each))
     results = outcomes(speed)
-    text = tables(speed, results, slopes)
-    experiment.write_text(folder / "tables.md", text)
+    origin = experiment.origin()
+    text = rules_benchmark_tables.tables(speed, results, slopes, profiled, origin)
+    experiment.write_text(parts.folder / "tables.md", text)
     summary = {
-        "machine": experiment.machine(),
+        **origin,
         "missing": absent,
         "goals": [
             {
@@ -153,12 +145,21 @@ def run(config: Config) -> None:
             for each in results
         ],
         "slopes": [each._asdict() for each in slopes],
-        "rows": rows,
+        "rows": [
+            {"part": part, **row}
+            for part, rows in (("speed", speed), ("scaling", scaled), ("profile", profiled))
+            for row in rows
+        ],
     }
-    experiment.write_json(folder / "summary.json", summary)
-    rules_benchmark_figures.plot(speed, folder)
+    experiment.write_json(parts.folder / "summary.json", summary)
+    rules_benchmark_figures.plot(speed, parts.folder)
     print(text)
-    print(f"run folder: {folder}")
+    print(f"run folder: {parts.folder}")
+
+
+def in_turn(part: str, sizes: Iterable[tuple[int, int]]) -> Iterable[Size]:
+    """Each size once, with a bar."""
+    return tqdm([Size(*each) for each in dict.fromkeys(sizes)], desc=part, unit="size", disable=None)
 
 
 def on_one_core() -> None:
@@ -170,7 +171,7 @@ def on_one_core() -> None:
 
 def missing_rivals(config: Config) -> list[str]:
     """A line for each library of which a rival is wanted, and which is not installed."""
-    wanted = dict.fromkeys(rival.library for rival in RIVALS.values() if rival.rule in config.rules)
+    wanted = dict.fromkeys(rival.library for rival in RIVALS.values() if config.rivals and rival.rule in config.rules)
     return [text for library in wanted if (text := missing(library))]
 
 
@@ -188,6 +189,28 @@ def measure(config: Config, size: Size, programs: dict[str, Program], with_rival
         for name, rival in RIVALS.items():
             if rival.rule in config.rules and (size.B > 1) in rival.batches and not missing(rival.library):
                 builders[name] = partial(build_rival, rival, stepwise[rival.exact], size)
+    floors = {name: each.floor(size) for name, each in programs.items() if each.floor}
+    return timed(config, size, builders, floors)
+
+
+def profiles(config: Config) -> list[Profile]:
+    """Those of the rules that are asked for; in a quick run each program once, and small."""
+    asked = [each for each in PROFILES if PROGRAMS[each.program].rule in config.rules]
+    if not config.quick:
+        return asked
+    return list({each.program: each._replace(size=Size(8, 2)) for each in asked}.values())
+
+
+def measure_profile(config: Config, profile: Profile) -> list[Row]:
+    """The whole program and its pieces, interleaved; ``of`` is the whole, and ``counted`` whether they add up to it."""
+    rows = timed(config, profile.size, rules_benchmark_profile.builders(profile), {})
+    return [{**row, "of": profile.program, "counted": row["program"] in profile.parts} for row in rows]
+
+
+def timed(
+    config: Config, size: Size, builders: Mapping[str, Callable[[], Built]], floors: Mapping[str, float]
+) -> list[Row]:
+    """A row for each program; the floors are given in operations of a step."""
     built = {
         name: builder()
         for name, builder in tqdm(builders.items(), desc=f"n = {size.n}, B = {size.B}", leave=False, disable=None)
@@ -200,7 +223,7 @@ def measure(config: Config, size: Size, programs: dict[str, Program], with_rival
     rate = 2 * config.product**3 / (1e3 * statistics.median(taken.pop(PRODUCT)))  # operations a microsecond
     rows = []
     for name, milliseconds in taken.items():
-        each, floor = built[name], programs[name].floor if name in programs else None
+        each = built[name]
         microseconds = [1e3 * one / (counts[name] * each.steps) for one in milliseconds]
         rows.append(
             {
@@ -209,7 +232,7 @@ def measure(config: Config, size: Size, programs: dict[str, Program], with_rival
                 "microseconds": statistics.median(microseconds),
                 "least": min(microseconds),
                 "most": max(microseconds),
-                "floor": floor and floor(size) / rate,
+                "floor": floors[name] / rate if name in floors else None,
                 "rounds": len(milliseconds),
                 "rate": rate / 1e3,
                 **{field: value for field, value in each._asdict().items() if field != "call"},
@@ -233,67 +256,6 @@ def fit(rows: list[Row], axis: Literal["n", "B"], sizes: list[Size]) -> list[Slo
         stated = program.power if axis == "n" else 1
         found.append(Slope(name, axis, tuple(values), tuple(microseconds), slope, last, stated))
     return found
-
-
-def tables(rows: list[Row], results: list[Outcome], slopes: list[Slope]) -> str:
-    """The goals, the times and the powers, in Markdown."""
-    sizes = list(dict.fromkeys(Size(row["n"], row["B"]) for row in rows))
-    heads = [f"{size.n}, {size.B}" for size in sizes]
-    parts = []
-    if results:
-        lines = [
-            [each.goal.program, each.goal.words(), *(_number(each.ratios.get(size)) for size in sizes), each.verdict]
-            for each in results
-        ]
-        parts.append("Goals; the ratio that each bounds, at (n, B):\n\n" + _table(["rule", "goal", *heads, ""], lines))
-    if rows:
-        parts.append(
-            "CPU time of one core, µs a step, at (n, B):\n\n" + _table(["program", *heads], _times(rows, sizes))
-        )
-    if slopes:
-        head = ["program", "of", "from … to", "fitted", "at the end", "stated"]
-        lines = [
-            [
-                each.program,
-                each.axis,
-                f"{each.values[0]} … {each.values[-1]}",
-                *(f"{power:.2f}" for power in (each.slope, each.last)),
-                str(each.stated),
-            ]
-            for each in slopes
-        ]
-        parts.append("Powers of n (at B = 1) and of B (at n = 32) in the time of a step:\n\n" + _table(head, lines))
-    return "\n\n".join(parts) + "\n"
-
-
-def _times(rows: list[Row], sizes: list[Size]) -> list[list[str]]:
-    """The lines of the programs, and below them those of their floors."""
-    names = list(dict.fromkeys(row["program"] for row in rows))
-
-    def line(name: str, field: str) -> list[str]:
-        values = {(row["n"], row["B"]): row[field] for row in rows if row["program"] == name}
-        return [_number(values.get(size)) for size in sizes]
-
-    floors = [name for name in names if any(row["floor"] for row in rows if row["program"] == name)]
-    seen, lines = set(), [[name, *line(name, "microseconds")] for name in names]
-    for name in floors:
-        numbers = line(name, "floor")
-        if tuple(numbers) not in seen:
-            lines.append([f"floor of {name}", *numbers])
-        seen.add(tuple(numbers))
-    return lines
-
-
-def _table(head: list[str], lines: list[list[str]]) -> str:
-    rows = [head, ["---"] * len(head), *lines]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
-
-
-def _number(value: float | None) -> str:
-    """Three digits."""
-    if value is None:
-        return ""
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from rivals import BRAINTRACE, RIVALS, VANILLA
 from rules_benchmark_programs import BASES, PROGRAMS, UPDATED, UPDATED_BUFFERED, Size
 
 Row = dict[str, Any]
-"""What was measured of one program at one size: one line of rows.jsonl."""
+"""What was measured of one program at one size."""
 FLOOR, M = "its floor", "M"
 LARGE = (64, 128)
 

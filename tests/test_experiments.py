@@ -27,6 +27,7 @@ import pytest
 import rule_figures
 import rule_gradients
 import rule_training
+import rules_benchmark_goals
 import timing
 from char_runs import CACHE, SMALL, TEXT, command, contents, lines_of, saved
 from fixtures import marked
@@ -504,6 +505,87 @@ def test_accelerators_compiles_or_says_what_to_install(tmp_path, platform):
 
 
 @pytest.mark.slow
+def test_rules_benchmark_measures_every_part(tmp_path):
+    """For real, quick, without rivals; then the two parts whose files are lost are measured again, and no other."""
+    folder, flags = tmp_path / "run", ("--quick", "--no-rivals", "--resume", "auto")
+    result = script("rules_benchmark.py", *flags, "--out", folder, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    summary = json.loads((folder / "summary.json").read_text())
+    assert {row["part"] for row in summary["rows"]} == {"speed", "scaling", "profile"} and not summary["missing"]
+    assert all(row["microseconds"] > 0 for row in summary["rows"])
+    assert {each["axis"] for each in summary["slopes"]} == {"n"}  # one B
+    assert {each["verdict"] for each in summary["goals"]} <= {"met", "not met", "not measured"}
+    tables = (folder / "tables.md").read_text()
+    for text in ("## Goals", "## What the time", "## Times", "## Powers", "rate of the floors", "the rest", "commit"):
+        assert text in tables and text in result.stdout
+    times = {path: path.stat().st_mtime_ns for path in (folder / "parts").iterdir()}
+    lost = {folder / "parts" / name for name in ("scaling, 4, 1.json", "profile, kf_rtrl, segments of 16, 8, 2.json")}
+    for path in lost:
+        path.unlink()
+    (folder / "summary.json").unlink()
+    again = script("rules_benchmark.py", *flags, "--out", folder, cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert {path for path in times if path.stat().st_mtime_ns != times[path]} == lost
+    rows = json.loads((folder / "summary.json").read_text())["rows"]
+    names = [(row["part"], row["program"], row["n"], row["B"]) for row in summary["rows"]]
+    assert [(row["part"], row["program"], row["n"], row["B"]) for row in rows] == names
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.slow
+def test_every_rule_that_misses_a_goal_has_a_profile(tmp_path):
+    flags = ("--quick", "--no-rivals", "--parts", "profile", "--rules", "rtrl", "snap", "--out", tmp_path / "run")
+    result = script("rules_benchmark.py", *flags, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    rows = json.loads((tmp_path / "run" / "summary.json").read_text())["rows"]
+    assert {row["of"] for row in rows} == {"rtrl, step by step", "snap, indrnn", "snap, rtu"}
+    assert all(row["microseconds"] > 0 for row in rows)
+
+
+def test_goals_are_met_or_not_or_not_measured():
+    """By the worst size; a goal whose program was not measured is left out, and one without a rival says so."""
+
+    def row(program, n, B, microseconds, floor=None, **more):
+        return {"program": program, "n": n, "B": B, "microseconds": microseconds, "floor": floor, **more}
+
+    rows = [
+        row("rtrl, step by step", 64, 1, 12, 10),
+        row("rtrl, step by step", 128, 1, 13, 10),
+        row("rtrl, step by step", 16, 1, 99, 10),
+        row("rtrl, segments of 50", 64, 16, 15, 10, temporaries=10, memory=100),
+        row("snap", 64, 1, 3),
+        row("bptt", 64, 1, 2),
+        row("braintrace OSTLRecurrent", 64, 1, 15),
+        {"program": "vanilla-rtrl", "missing": "not installed"},
+    ]
+    found = {(each.goal.program, each.goal.words()): each for each in rules_benchmark_goals.outcomes(rows)}
+    assert {program for program, _ in found} == {"rtrl, step by step", "rtrl, segments of 50", "snap"}
+    steps = found["rtrl, step by step", "≤ 1.25 × its floor (n = 64, 128; B = 1)"]
+    assert steps.verdict == "not met" and steps.distance == 1.3 / 1.25
+    assert steps.ratios == {(64, 1): 1.2, (128, 1): 1.3}
+    assert found["rtrl, step by step", "≥ 1.5 × faster than every rival (B = 1)"].verdict == "not measured"
+    assert found["rtrl, segments of 50", "≤ 1.3 × M of temporaries (n = 64, 128; B = 16)"].verdict == "met"
+    assert found["snap", "≤ 2 × bptt"].ratios == {(64, 1): 1.5} and found["snap", "≤ 2 × bptt"].verdict == "met"
+    rival = found["snap", "≥ 3.5 × faster than braintrace"]
+    assert rival.ratios == {(64, 1): 5} and rival.verdict == "met"
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (("--rules", "backprop"), "rules is ['backprop']"),
+        (("--sizes", "0", "1"), "positive numbers"),
+        (("--resume", "auto"), "used with --out"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, tuple) else "",
+)
+def test_rules_benchmark_refuses_mistakes_in_one_line(tmp_path, flags, says):
+    result = script("rules_benchmark.py", *flags, cwd=tmp_path)
+    assert result.returncode == 2 and says in result.stderr and "Traceback" not in result.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.slow
 def test_learning_rules_are_compared(tmp_path):
     """All five parts; exact RTRL has no error, and truncation has one."""
     result = script("learning_rules.py", "--quick", "--out", tmp_path, cwd=tmp_path)
@@ -800,6 +882,7 @@ def test_help_teaches(tmp_path):
         "benchmark.py",
         "accelerators.py",
         "learning_rules.py",
+        "rules_benchmark.py",
         "online_learning.py",
         "gradient_flow.py",
         "fixed_points.py",
