@@ -279,12 +279,10 @@ def advance(traces, j, now):
 
 
 def zero_traces(network, params, B):
-    """One trace for each parameter and state value of its unit, per layer."""
-    layers = zip(network.cells, params.layers, strict=True)
-    return tuple(
-        jax.tree.map(lambda a, S=len(cell.states): jnp.zeros((B, S, *a.shape), a.dtype), layer)
-        for cell, layer in layers
-    )
+    """One trace for each parameter and state value of its unit, per layer, [B, S, …]."""
+    zeros = jax.tree.map(lambda a: jnp.zeros((B, 1, *a.shape), a.dtype), params.layers)
+    layers = zip(network.cells, zeros, strict=True)
+    return tuple(jax.tree.map(lambda a, S=cell.states: jnp.repeat(a, len(S), axis=1), each) for cell, each in layers)
 
 
 def unit_traces(network, own_weight=False, feedback=None):
