@@ -159,25 +159,34 @@ print(int(state.step), bool(state.finite))
     assert printed.split() == ["300", "True"]
 
 
+RULES = {
+    "textbook": "textbook.rflo, textbook.uoro, textbook.dni, textbook.rtrl",
+    "uoro, rtrl": "rj.uoro, rj.rtrl",
+    "dni, adaptive": "partial(rj.dni, rate=0.1, segment=2), partial(rj.eprop, feedback='adaptive', rate=0.1)",
+}
+
+
 @pytest.mark.slow
-def test_rules_with_feedback_keys_and_a_learned_predictor_may_be_split():
+@pytest.mark.parametrize("rules", RULES.values(), ids=RULES)
+def test_rules_with_feedback_keys_and_a_learned_predictor_may_be_split(rules):
     """H = B, where feedback weights [H, K] have as many rows as the batch: on two devices, and in two parts."""
     with_devices(
         2,
+        f"from functools import partial\nimport rnn_jax as rj\nimport textbook\nrules = [{rules}]"
         """
-import rnn_jax as rj
-import textbook
 from fixtures import assert_close, assert_same, make_batch, make_network, make_params
 network = make_network(rj.elman(leak=0.4), hidden=4)
 params, batch = make_params(network), make_batch(network, 12, 4, True, True, weight=True)
 windows = [jax.tree.map(lambda a: a[i : i + 6], batch) for i in (0, 6)]
-for rule in (textbook.rflo, textbook.uoro, textbook.dni, textbook.rtrl):
+for rule in rules:
     results, one = [], rule(network)
     for algorithm in (one, rj.data_parallel(one, jax.devices()), rj.micro_batches(one, 2)):
         carry, update = algorithm.init(params, 4, jax.random.key(0)), jax.jit(algorithm.update)
         for window in windows:
             carry, estimate = jax.block_until_ready(update(params, carry, window))
         results.append((carry, estimate))
+    learned = [a for a in jax.tree.leaves(results[0][0].shared) if a.dtype == "float64"]
+    assert all(a.any() for a in learned)
     (whole, expected), *others = results
     for carry, estimate in others:
         assert_same(estimate[:2], expected[:2], 1e-12)

@@ -13,6 +13,7 @@ from rnn_jax.gradients.kf_rtrl import kf_rtrl
 from rnn_jax.gradients.optimal_kronecker import mixing, optimal_kronecker
 from rnn_jax.gradients.reverse_kf_rtrl import reverse_kf_rtrl
 from rnn_jax.gradients.rtrl import rtrl
+from rnn_jax.gradients.uoro import norms
 from rnn_jax.testing import claims, contract
 from rnn_jax.testing.contract import difference
 from rnn_jax.testing.scenarios import run, total_gradient
@@ -168,6 +169,13 @@ def test_memory_is_as_stated(rule):
         G, S, m = 4 * H, 2 * H, H + 3 + 1
         stated = G + S * m if rule is reverse_kf_rtrl else m + S * G
         assert sum(leaf.size for leaf in jax.tree.leaves((memory.factors, memory.units))) == 5 * stated
+
+
+def test_norms_of_short_floats_are_taken_in_float32():
+    rows = jnp.full((2, 1000), 0.1, jnp.bfloat16)
+    each = norms((rows, rows[:, :10]))
+    assert each.dtype == jnp.float32
+    np.testing.assert_allclose(each, 1010**0.5 * np.asarray(rows[:, 0], float), rtol=1e-4)
 
 
 def test_ranks_that_cannot_be_served():

@@ -44,7 +44,7 @@ def test_online_at_frozen_weights_each_window_is_that_of_borders_at_every_step(f
 def test_a_border_that_loses_what_is_kept_is_caught(monkeypatch):
     network, params, batch = problem(1)
     module = importlib.import_module("rnn_jax.gradients.rtrl")  # the package has the function by that name
-    monkeypatch.setattr(module, "make_room", lambda segment, M, history: (M, history))
+    monkeypatch.setattr(module, "flush_history", lambda segment, M, history: (M, history))
     ours = total_gradient(run(rj.rtrl(network, 3, True), params, batch, (1,) * 24))
     assert difference(ours, total_gradient(run(rj.autodiff(network), params, batch, (24,)))) > 1e-3
 

@@ -144,6 +144,19 @@ def test_snap_of_trace_units_is_exact_in_windows_of_any_length():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("cell", ["elman-leaky", "gru", "lstm-peepholes"])
+@pytest.mark.parametrize("rule", ["snap", "eprop", "eprop-random"])
+def test_two_layers_equal_the_textbooks_step_by_step(rule, cell):
+    """Nothing is switched off here, as W is in the limits that the conformance check takes."""
+    network, params, batch = setting(rj.elman(leak=0.3) if cell == "elman-leaky" else CELLS[cell], depth=2)
+    ours = snap(network) if rule == "snap" else eprop(network, "random" if rule == "eprop-random" else "symmetric")
+    feedback = ours.init(params, 3, jax.random.key(0)).shared or None  # what ``run`` starts from
+    stepwise = textbook.unit_traces(network, own_weight=rule == "snap", feedback=feedback)
+    for (one, _), (other, _) in zip(*(run(each, params, batch, (6, 6)) for each in (ours, stepwise)), strict=True):
+        assert_close(one.grads, other.grads, 1e-12)
+
+
+@pytest.mark.slow
 def test_eprop_of_leaky_units_without_w_is_rtrl():
     network, params, batch = setting(rj.elman(leak=0.3))
     (layer,) = params.layers

@@ -250,51 +250,94 @@ def uoro(network, draw=None, wrong=""):
     return online(network, claim, memory_of, step_rule, wrong=wrong)
 
 
+def own_influence(cell, layer, x, s_prev, block):
+    """∂s/∂θ of the unit's own parameters by this step alone, each leaf [S, B, …]."""
+
+    def by_state(P, Q, R):
+        flat = [jnp.concatenate(list(each), axis=-1) for each in (P, Q)]
+        deltas = recurrence.StepAdjoint((), tuple(flat if cell.separate else flat[:1]), tuple(R))
+        return jacobian.layer_gradients(cell, layer, x, s_prev[0], deltas)
+
+    return jax.vmap(by_state)(block.P, block.Q, block.R)
+
+
+def by_unit(trace, numbers):
+    """[B, …, G·H] or [B, H] times numbers of each unit [B, H]."""
+    units = jnp.tile(numbers, (1, trace.shape[-1] // numbers.shape[-1]))
+    return trace * units.reshape(len(units), *(1,) * (trace.ndim - 2), -1)
+
+
+def advance(traces, j, now):
+    """E ← j E + Θ: the traces of a layer, each leaf [B, S, …], by a unit's own Jacobian j [S, S, B, H]."""
+    S = len(j)
+
+    def of_leaf(E, theta):
+        kept = [sum(by_unit(E[:, i], j[k, i]) for i in range(S)) for k in range(S)]
+        return jnp.stack(kept, axis=1) + theta.swapaxes(0, 1)
+
+    return jax.tree.map(of_leaf, traces, now)
+
+
+def zero_traces(network, params, B):
+    """One trace for each parameter and state value of its unit, per layer, [B, S, …]."""
+    zeros = jax.tree.map(lambda a: jnp.zeros((B, 1, *a.shape), a.dtype), params.layers)
+    layers = zip(network.cells, zeros, strict=True)
+    return tuple(jax.tree.map(lambda a, S=cell.states: jnp.repeat(a, len(S), axis=1), each) for cell, each in layers)
+
+
+def unit_traces(network, own_weight=False, feedback=None):
+    """e-prop, or with ``own_weight`` SnAp-1, of any depth: E ← j E + Θ and dθ += e_t E, in the row of h.
+
+    j is A, or A + Q w_jj.  The error e_t is that of the loss of step t, by the layers above within that step; or δo_t
+    times ``feedback``, B [K, H] of each layer.
+    """
+
+    def own_jacobian(cell, layer, block):
+        if not own_weight:
+            return block.A
+        H = len(layer.W)
+        w = jnp.stack([jnp.diagonal(layer.W[:, g * H : (g + 1) * H]) for g in range(len(cell.gates))])
+        return block.A.at[:, 0].add((block.Q * w[None, :, None]).sum(axis=1))
+
+    def errors(step):
+        if feedback is not None:
+            return [step.delta_o @ B for B in feedback]
+        below = [step.error]
+        for cell, layer, _, s_prev, block in reversed(step.layers()[1:]):
+            delta_s = (below[0], *map(jnp.zeros_like, s_prev[1:]))
+            below.insert(0, jacobian.pull(cell, layer, block, delta_s).deltas[0] @ layer.U.T)
+        return below
+
+    def step_rule(step, memory, shared):
+        gradients, after = [], []
+        for (cell, layer, x, s_prev, block), traces, error in zip(step.layers(), memory, errors(step), strict=True):
+            now = own_influence(cell, layer, x, s_prev, block)
+            after.append(advance(traces, own_jacobian(cell, layer, block), now))
+            gradients.append(jax.tree.map(lambda E, error=error: by_unit(E[:, 0], error), after[-1]))
+        return tuple(gradients), tuple(after)
+
+    return online(network, rj.Biased(None), lambda params, B, keys: zero_traces(network, params, B), step_rule)
+
+
 def rflo(network, feedback="random", wrong=""):
     """Random-feedback online learning: a trace per parameter of its own unit's memory, A alone; fixed feedback.
 
     Source: Murray, *Local online learning in recurrent networks with random feedback*, eLife 8 (2019).
     """
     require(len(network.cells) == 1, "network", f"of {len(network.cells)} layers", "of one layer")
-    cell = network.cells[0]
 
     def shared_of(params, key):
         return 0.1 + jax.random.normal(key, params.V.T.shape, params.V.dtype) if feedback == "random" else params.V.T
 
-    def immediate(step):
-        """∂s/∂θ of the unit's own parameters by this step, each leaf [S, B, …]."""
-        block, (x,), ((h_prev, *_),) = step.jacobians[0], step.inputs, step.s_prev
-        layer = step.params.layers[0]
-
-        def by_state(P, Q, R):
-            flat = [jnp.concatenate(list(each), axis=-1) for each in (P, Q)]
-            deltas = recurrence.StepAdjoint((), tuple(flat if cell.separate else flat[:1]), tuple(R))
-            return jacobian.layer_gradients(cell, layer, x, h_prev, deltas)
-
-        return jax.vmap(by_state)(block.P, block.Q, block.R)
-
-    def by_unit(trace, gates):
-        """[…, B, *shape, G·H] split by unit, or [B, H] as it is, times numbers of each unit [B, H]."""
-        units = jnp.tile(gates, (1, trace.shape[-1] // gates.shape[-1]))
-        return trace * units.reshape(len(units), *(1,) * (trace.ndim - 2), -1)
-
     def memory_of(params, B, keys):
-        S = len(cell.states)
-        return jax.tree.map(lambda a: jnp.zeros((B, S, *a.shape), a.dtype), params.layers[0])
+        return zero_traces(network, params, B)[0]
 
-    def step_rule(step, memory, shared):
-        A, traces = step.jacobians[0].A, jax.tree.map(lambda a: a.swapaxes(0, 1), memory)
-        S = len(A)
-
-        def advance(trace, now):
-            kept = [sum(by_unit(trace[j], A[k, j]) for j in range(S)) for k in range(S)]
-            return jnp.stack(kept) + now
-
-        now = immediate(step)
-        traces = now if wrong == "no trace" else jax.tree.map(advance, traces, now)
+    def step_rule(step, traces, shared):
+        ((cell, layer, x, s_prev, block),) = step.layers()
+        j = jnp.zeros_like(block.A) if wrong == "no trace" else block.A
+        traces = advance(traces, j, own_influence(cell, layer, x, s_prev, block))
         error = step.delta_o @ (step.params.V.T if feedback == "symmetric" else shared)
-        gradient = jax.tree.map(lambda trace: by_unit(trace[0], error), traces)
-        return (gradient,), jax.tree.map(lambda a: a.swapaxes(0, 1), traces)
+        return (jax.tree.map(lambda E: by_unit(E[:, 0], error), traces),), traces
 
     def limit(network, params, batch):
         layer = params.layers[0]

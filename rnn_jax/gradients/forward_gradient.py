@@ -9,6 +9,7 @@ from jax import lax
 
 from rnn_jax.checks import check_function, check_int, check_network, check_option
 from rnn_jax.gradients import segments
+from rnn_jax.gradients.kronecker import hadamard
 from rnn_jax.gradients.segments import Blocks, Rule, Segment, by_segments
 from rnn_jax.network import init as init_params
 from rnn_jax.network import zero_states
@@ -168,9 +169,6 @@ def enumerate_signs(network: Network, T: int, B: int) -> tuple[Callable[[Array],
     """The rows of a Hadamard matrix, another one for each draw: the mean of v vᵀ is I, as over all signs."""
     params = jax.eval_shape(lambda key: init_params(network, key), jax.random.key(0))
     count = sum(leaf.size for leaf in jax.tree.leaves(params.layers))
-    hadamard = jnp.ones((1, 1))
-    while len(hadamard) < count:
-        hadamard = jnp.block([[hadamard, hadamard], [hadamard, -hadamard]])
-    table = hadamard[:, :count]
+    table = hadamard(count)
     rows = jnp.arange(len(table), dtype=jnp.int32)
     return lambda outcome: {"signs": lambda draw: table[(outcome + draw) % len(table)]}, rows

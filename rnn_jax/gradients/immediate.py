@@ -45,7 +45,7 @@ def immediate(network: Network) -> Algorithm:
 
     def credit(segment: Segment, memory: Any, shared: Any) -> tuple[Any, Any, Any]:
         errors = traces.errors_at_the_same_step(segment)
-        adjoints = [traces.immediate(segment, level, error) for level, error in enumerate(errors)]
+        adjoints = [traces.adjoint_at_the_same_step(segment, level, error) for level, error in enumerate(errors)]
         return tuple(traces.gradient(segment, level, each) for level, each in enumerate(adjoints)), memory, shared
 
     return by_segments(network, Rule(no_memory, credit), Biased(one_step, "one step"))

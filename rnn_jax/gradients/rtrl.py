@@ -88,7 +88,7 @@ def rtrl(network: Network, segment: int | None = None, online: bool = False) -> 
         if memory.history is None:
             credited, M = influence.cross(segment, memory.M, segments.flatten_state(delta))
             return add(gradients, segments.as_layers(segment, credited)), Memory(M, None), shared
-        M, history = make_room(segment, memory.M, memory.history)
+        M, history = flush_history(segment, memory.M, memory.history)
         earlier, delta = segments.reverse(before(segment, history, length), delta)
         credited = segments.as_layers(segment, influence.credit(M, segments.flatten_state(delta)))
         return add(add(gradients, earlier), credited), Memory(cut(M, segment), append(history, segment)), shared
@@ -96,7 +96,7 @@ def rtrl(network: Network, segment: int | None = None, online: bool = False) -> 
     return by_segments(network, Rule(init, credit), Exact(across_windows=True), length)
 
 
-def make_room(segment: Segment, M: Any, history: History) -> tuple[Any, History]:
+def flush_history(segment: Segment, M: Any, history: History) -> tuple[Any, History]:
     """A border for each example of which the segment would push steps out that count.
 
     It comes before M is credited: XLA for CPUs would copy M if it were read first.

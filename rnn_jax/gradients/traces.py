@@ -109,11 +109,11 @@ def errors_at_the_same_step(segment: Segment) -> list[Array]:
     """The error that reaches each layer's h_t by the loss of step t alone, through the layers above it."""
     errors = [segment.delta_hs]
     for level in range(len(segment.layers) - 1, 0, -1):
-        errors.insert(0, immediate(segment, level, errors[0]).deltas[0] @ segment.layers[level][1].U.T)
+        errors.insert(0, adjoint_at_the_same_step(segment, level, errors[0]).deltas[0] @ segment.layers[level][1].U.T)
     return errors
 
 
-def immediate(segment: Segment, level: int, error: Array) -> StepAdjoint:
+def adjoint_at_the_same_step(segment: Segment, level: int, error: Array) -> StepAdjoint:
     """The adjoint of every step by its own error alone, without any credit through time; δs_{t−1} is left out."""
     (cell, layer, _), each = segment.layers[level], segment.trajectories[level]
     s_prev = recurrence.zero_where(segment.steps.reset, tuple(ss[:-1] for ss in each.ss))

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from rnn_jax.checks import check_function, check_network, layer_sizes
 from rnn_jax.gradients import segments
+from rnn_jax.gradients.kronecker import balance, hadamard, norm
 from rnn_jax.gradients.segments import Rule, Segment, by_segments
 from rnn_jax.network import zero_states
 from rnn_jax.types import Algorithm, Array, Layer, Network, Params, Unbiased
@@ -98,31 +99,26 @@ def uoro(network: Network, segment: int | None = None, signs: Callable[[Array], 
         )
         pushed = segments.flatten_state(segments.push(segment, segments.unflatten_state(segment, memory.s)))
         theta_nu = segments.blocks(segment, segments.pull(segment, segments.unflatten_state(segment, nu))[0])
-        s_norm, theta_norm, nu_norm, new_norm = (norm(each) for each in (pushed, memory.theta, nu, theta_nu))
-        rho0, rho1 = root_of_ratio(theta_norm, s_norm), root_of_ratio(new_norm, nu_norm)
-        old = jnp.where(s_norm > 0, 1 / rho0, 0)  # where s̃ is lost, as at a reset, θ̃ would be noise alone
-        s = rho0[:, None] * pushed + rho1[:, None] * nu
-        theta = jax.tree.map(lambda a, b: rows(old, a) + rows(1 / rho1, b), memory.theta, theta_nu)
+        rho0, kept = balance(norms(pushed), norms(memory.theta))
+        rho1, added = balance(norms(nu), norms(theta_nu))
+        s = weighted((rho0, pushed), (rho1, nu))
+        theta = jax.tree.map(lambda old, new: weighted((kept, old), (added, new)), memory.theta, theta_nu)
         return gradients, Memory(s, theta, keys[:, 0], memory.border + 1), shared
 
     claim = Unbiased(enumerate_signs, steps=12 // (1 + math.ceil(math.log2(count_states(network, 2)))))
     return by_segments(network, Rule(init, credit), claim, segment)
 
 
-def rows(numbers: Array, a: Array) -> Array:
-    """A number times each row."""
-    return numbers.reshape(-1, *(1,) * (a.ndim - 1)) * a
+def norms(tree: Any) -> Array:
+    """The norm of each row of a tree, over all its leaves, in float32 at least."""
+    leaves = [norm(a.reshape(len(a), -1), (1,)) for a in jax.tree.leaves(tree)]
+    return norm(jnp.stack(leaves), (0,))
 
 
-def norm(tree: Any) -> Array:
-    """The norm of each row of a tree, over all its leaves."""
-    return jnp.sqrt(sum(jnp.square(a).sum(axis=tuple(range(1, a.ndim))) for a in jax.tree.leaves(tree)))
-
-
-def root_of_ratio(a: Array, b: Array) -> Array:
-    """√(a / b); 1 where either is 0."""
-    known = (a > 0) & (b > 0)
-    return jnp.where(known, jnp.sqrt(jnp.where(known, a, 1) / jnp.where(known, b, 1)), 1)
+def weighted(*terms: tuple[Array, Array]) -> Array:
+    """The sum of arrays [B, …], each times a number a row, added up in the numbers' dtype."""
+    total = sum(numbers.reshape(-1, *(1,) * (a.ndim - 1)) * a.astype(numbers.dtype) for numbers, a in terms)
+    return jnp.asarray(total, terms[0][1].dtype)
 
 
 def count_states(network: Network, H: int | None = None) -> int:
@@ -133,10 +129,7 @@ def count_states(network: Network, H: int | None = None) -> int:
 
 def enumerate_signs(network: Network, T: int, B: int) -> tuple[Callable[[Array], dict[str, Any]], Array]:
     """All choices, at T borders, among the rows of ± a Hadamard matrix: their mean is that over all signs."""
-    N = count_states(network)
-    hadamard = jnp.ones((1, 1))
-    while len(hadamard) < N:
-        hadamard = jnp.block([[hadamard, hadamard], [hadamard, -hadamard]])
-    table = jnp.concatenate([hadamard, -hadamard])[:, :N]
+    rows = hadamard(count_states(network))
+    table = jnp.concatenate([rows, -rows])
     outcomes = jnp.indices((len(table),) * T).reshape(T, -1).T
     return lambda outcome: {"segment": 1, "signs": lambda border: table[outcome[border]]}, outcomes
