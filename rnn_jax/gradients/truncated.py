@@ -24,9 +24,9 @@ def truncated(network: Network, history: int = 16, every: int = 8) -> Algorithm:
 
     So a loss reaches h − h′ + 1 … h steps.  Biased; exact where h is the length of the sequence.  (1, 1) is
     ``immediate``, and h = h′ is BPTT by windows of h steps.  The reverse takes h / h′ times that of ``bptt``, O(H²) a
-    step.  The memory is the states and inputs of h − 1 steps an example, whatever the length of the sequence; a token
-    takes D numbers, as many as the vocabulary.  States from earlier windows are used as they were, by the weights of
-    that time.
+    step.  The memory is the states, residuals and inputs of h − 1 steps an example, whatever the length of the
+    sequence; a token takes D numbers, as many as the vocabulary.  States from earlier windows are used as they were, by
+    the weights of that time.
 
     Choose it if you know how far back credit must reach, for training online: an update every h′ steps, with credit
     over h steps, where windows are shorter than what must be remembered.
