@@ -61,7 +61,13 @@ def test_bptt_conforms_in_several_segments():
     assert checks >= {"structure", "loss", "recurrent state", "gradient", "mask", "reset", "rows", "padding", "jit"}
 
 
-one_cell_in_ci = pytest.mark.parametrize("cell", marked(CELLS, [], set(CELLS) - {"elman"}))
+one_cell_in_ci = pytest.mark.parametrize(
+    "cell",
+    [
+        pytest.param(cell, id=name, marks=pytest.mark.slow if name == "elman" else pytest.mark.exhaustive)
+        for name, cell in CELLS.items()
+    ],
+)
 """The textbook forms conform in every cell, which takes the better part of an hour to see."""
 
 
@@ -267,7 +273,7 @@ BROKEN = {
 }
 
 
-@pytest.mark.parametrize("name", marked(BROKEN, ["a list for a tuple", "an error of its own"]))
+@pytest.mark.parametrize("name", marked(BROKEN, ["a list for a tuple", "an error of its own"], ["a list of deltas"]))
 def test_a_broken_cell_fails_by_name(name):
     with pytest.raises(rj.testing.ConformanceError, match=r"cell (gru|None) fails"):
         rj.testing.check_cell(BROKEN[name])

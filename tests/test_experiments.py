@@ -762,25 +762,25 @@ def untimed(content):
     return [untimed(value) for value in content] if isinstance(content, list) else repr(content)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "package", "flags"),
-    [
-        ("memory_tasks.py", None, "--tasks adding parity --models elman gru --steps 50 --length 8 --hidden 4"),
-        ("real_sequences.py", "sktime", "--quick --sets vowels"),
-        ("fixed_points.py", None, "--hidden 8 --steps 50 --length 20 --batch 8 --starts 20 --between 20"),
-        ("gradient_flow.py", None, "--hidden 4 --length 8 --windows 2 8 --gains 0.5 1.5 --steps 0 --batch 2"),
-        ("online_learning.py", None, "--quick"),
-        ("torch_training.py", "torch", "--quick"),
-        ("learning_rules.py", None, "--quick --parts training copying"),
-    ],
-    ids=lambda value: value[:-3] if isinstance(value, str) and value.endswith(".py") else "",
-)
-def test_a_killed_run_goes_on_part_by_part(tmp_path, name, package, flags):
+OF_PARTS = {
+    "memory_tasks.py": "--tasks adding parity --models elman gru --steps 50 --length 8 --hidden 4",
+    "real_sequences.py": "--quick --sets vowels",
+    "fixed_points.py": "--hidden 8 --steps 50 --length 20 --batch 8 --starts 20 --between 20",
+    "gradient_flow.py": "--hidden 4 --length 8 --windows 2 8 --gains 0.5 1.5 --steps 0 --batch 2",
+    "online_learning.py": "--quick",
+    "torch_training.py": "--quick",
+    "learning_rules.py": "--quick --parts training copying",
+}
+"""Experiments that go on part by part, and short runs of them."""
+NEEDS = {"real_sequences.py": "sktime", "torch_training.py": "torch"}
+
+
+@pytest.mark.parametrize("name", marked(OF_PARTS, [], set(OF_PARTS) - {"memory_tasks.py", "online_learning.py"}))
+def test_a_killed_run_goes_on_part_by_part(tmp_path, name):
     """To the same summary and the same plots; the finished part stays as it is."""
-    if package and importlib.util.find_spec(package) is None:
-        pytest.skip(f"{package} is not installed")
-    (whole, killed), flags = (tmp_path / "whole", tmp_path / "killed"), flags.split()
+    if name in NEEDS and importlib.util.find_spec(NEEDS[name]) is None:
+        pytest.skip(f"{NEEDS[name]} is not installed")
+    (whole, killed), flags = (tmp_path / "whole", tmp_path / "killed"), OF_PARTS[name].split()
     result = script(name, *flags, "--out", whole, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     command = [sys.executable, str(EXPERIMENTS / name), *flags, "--out", str(killed), "--resume", "auto"]

@@ -5,14 +5,14 @@ import sys
 
 import kill_table
 import pytest
+from fixtures import marked
 from test_experiments import script
 
 import rnn_jax as rj
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="of Linux' limits on files")
-@pytest.mark.parametrize("algorithm", ["bptt", "uoro"])
+@pytest.mark.parametrize("algorithm", marked(["bptt", "uoro"], [], ["bptt"]))
 def test_six_kills_and_some_damage_change_no_bit(algorithm, tmp_path):
     """Status 1 tells of any run that went on otherwise, or was refused in more than one line."""
     result = script("kill_table.py", "--quick", "--algorithms", algorithm, "--out", "table.json", cwd=tmp_path)
