@@ -213,7 +213,7 @@ def plot_tradeoff(model: str, rows: list[dict[str, Any]], path: Path) -> None:
 
 
 def label_overlaps(axes: Any, rows: list[dict[str, Any]]) -> None:
-    """Write the names of rules whose points lie on one another: above the uppermost points, and below others."""
+    """Write the names of rules whose points lie on one another, above the uppermost and to the right of others."""
 
     def place(row: dict[str, Any]) -> tuple[float, float]:
         return row["microseconds"], max(row["after training"]["error"], EXACT)
@@ -226,8 +226,8 @@ def label_overlaps(axes: Any, rows: list[dict[str, Any]]) -> None:
         near = [row for row in rest if distance(rest[0], row) < 0.25]
         x, y = min(place(row) for row in near)
         if len(near) > 1:
-            offset, edge = ((0, 12), "bottom") if y > 0.9 * top else ((0, -12), "top")
+            offset, edge = ((0, 12), "bottom") if y > 0.9 * top else ((75, -8), "center")
             names = "\n".join(row["rule"] for row in near)
-            box = {"fc": "white", "ec": "none", "pad": 1, "alpha": 0.8}
-            axes.annotate(names, (x, y), offset, textcoords="offset points", va=edge, fontsize=9, bbox=box)
+            line = {"arrowstyle": "-", "color": figures.DARK_GREY, "lw": 0.8}
+            axes.annotate(names, (x, y), offset, textcoords="offset points", va=edge, fontsize=9, arrowprops=line)
         rest = [row for row in rest if row not in near]
