@@ -8,7 +8,7 @@ from types import FrameType
 from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-Handler = Callable[[int, FrameType | None], Any] | signal.Handlers
+Handler = Callable[[int, FrameType | None], Any] | int
 TOGETHER = 1.0
 """Seconds within which signals are one: ``timeout`` sends one to a process and again to its group."""
 
@@ -17,10 +17,10 @@ class SignalsWait:
     """A context in which the first SIGINT or SIGTERM waits, and a second one is delivered at once.
 
     What comes within a second of the first is the same signal, sent twice.  ``pending`` is the signal that waits, or
-    None.  ``deliver()``, to be called after the context has ended, does what the signal did before: Python's own handler
-    of SIGINT raises ``KeyboardInterrupt``, and the system's default ends the process.  An ignored signal stays ignored;
-    in a thread other than the main one, which gets no signals, nothing is done.  Of contexts inside of each other, the
-    outermost one waits.
+    None.  ``deliver()``, to be called after the context has ended, does what the signal did before: Python's own
+    handler of SIGINT raises ``KeyboardInterrupt``, and the system's default ends the process.  An ignored signal stays
+    ignored; in a thread other than the main one, which gets no signals, nothing is done.  Of contexts inside of each
+    other, the outermost one waits.
     """
 
     def __init__(self) -> None:

@@ -342,6 +342,68 @@ def test_others_may_watch(text, tmp_path, capsys):
     assert capsys.readouterr() == ("", "")
 
 
+class Full:
+    """A log on a full disk."""
+
+    def __init__(self, terminal):
+        self.isatty = lambda: terminal
+
+    def write(self, text):
+        raise OSError(28, "No space left on device")
+
+    def flush(self):
+        self.write("")
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_output_that_cannot_be_printed_ends_no_run(terminal, text, whole, tmp_path, monkeypatch):
+    """Nor does a pipe without a reader, a bar, or a warning."""
+    from rnn_jax.experiment import progress
+
+    monkeypatch.setattr(progress, "SECONDS", 0.0)
+    config = char_lm.Config(
+        text=text, quick=True, hidden=4, batch=4, length=10, sample=5, steps=20, devices=1, out=tmp_path / "run",
+        cache=False,
+    )  # fmt: skip
+    with (
+        jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"), jax.enable_x64(False),
+        monkeypatch.context() as patched, pytest.raises(OSError, match="No space"),  # of the summary, printed last
+    ):  # fmt: skip
+        patched.setattr(sys, "stdout", Full(terminal))
+        patched.setattr(sys, "stderr", Full(terminal))
+        char_lm.run(config, watch=lambda line: 1 / 0)
+    assert_same(tmp_path / "run", whole)
+
+
+def test_a_watch_that_fails_is_one_line(text, whole, tmp_path, capsys):
+    def hiccup(line):
+        if line["step"] == 3:
+            raise ConnectionError("no route\nto host")
+
+    config = char_lm.Config(
+        text=text, quick=True, hidden=4, batch=4, length=10, sample=5, steps=20, devices=1, out=tmp_path / "run",
+        cache=False, quiet=True,
+    )  # fmt: skip
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"), jax.enable_x64(False):
+        char_lm.run(config, watch=hiccup)
+    said = "warning: watch failed at step 3 (ConnectionError: no route to host); the run goes on\n"
+    assert capsys.readouterr() == ("", said)
+    assert_same(tmp_path / "run", whole)
+
+
+def test_an_error_comes_after_the_steps_before_it_are_saved(text, whole, tmp_path, monkeypatch):
+    def failing(*arguments):
+        raise MemoryError
+
+    flags = (*SMALL, "--text", text, "--steps", "20", "--out", tmp_path / "run")
+    with monkeypatch.context() as patched, pytest.raises(MemoryError):
+        patched.setattr(train, "_evaluate_window", failing)
+        command(*flags)
+    assert int(saved(tmp_path / "run").step) == 10
+    assert command("--resume", tmp_path / "run") == 0
+    assert_same(tmp_path / "run", whole)
+
+
 def test_off_a_terminal_a_line_comes_every_so_often(monkeypatch, capsys):
     from rnn_jax.experiment import progress
 

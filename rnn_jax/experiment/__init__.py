@@ -8,7 +8,7 @@ from rnn_jax.experiment.loading import LoadedRun, character_network, load_run
 from rnn_jax.experiment.machine import cores, machine, use_cores
 from rnn_jax.experiment.origin import origin
 from rnn_jax.experiment.parts import Parts
-from rnn_jax.experiment.progress import Line, Progress, Watch
+from rnn_jax.experiment.progress import Line, Progress, Watch, inform, tell
 from rnn_jax.experiment.several import SeveralRuns
 from rnn_jax.experiment.tensorboard import require_tensorboard, tensorboard
 from rnn_jax.experiment.training import Interrupted, Run, UnsavedError
@@ -28,6 +28,7 @@ __all__ = [
     "character_network",
     "cores",
     "goes_on",
+    "inform",
     "keep_compiled",
     "load_run",
     "machine",
@@ -38,6 +39,7 @@ __all__ = [
     "read_sealed",
     "require_tensorboard",
     "resumed",
+    "tell",
     "tensorboard",
     "use_cores",
     "write_config",

@@ -12,6 +12,7 @@ from rnn_jax.checks import require
 from rnn_jax.experiment.files import read_sealed, write_sealed
 from rnn_jax.experiment.folder import new_folder, read_config, resumed, write_config
 from rnn_jax.experiment.origin import origin
+from rnn_jax.experiment.progress import tell
 
 
 class Parts:
@@ -69,7 +70,7 @@ class Parts:
             self.folder = out
         else:
             self.folder = new_folder(experiment, config, rf"{files}|parts(/[^/]+\.json)?", origin=origin())
-        print(f"run folder: {self.folder}\nto go on with it: {self._command(config)}", flush=True)
+        tell(f"run folder: {self.folder}\nto go on with it: {self._command(config)}")
 
     def result(self, name: str, measure: Callable[[], Any]) -> Any:
         """What a part has measured: as it is kept in the folder, or measured now, and kept.
