@@ -287,7 +287,7 @@ def run(config: Config, watch: experiment.Watch | None = None) -> dict[str, Any]
     from it, and what is at its default counts as not given.  A run that is finished is left as it is.
 
     ``watch`` is called with each line of metrics.jsonl, a dict of "step" and numbers by name, for a tracker of your
-    own.
+    own.  What it raises is said in a line on stderr, and the run goes on.
 
     Raises:
       InputError: a flag or a text that cannot be served, or not those of the run to resume; nothing is written then.
@@ -330,7 +330,7 @@ def run(config: Config, watch: experiment.Watch | None = None) -> dict[str, Any]
         summary = summaries[0] if config.seeds == 1 else together(config, members, summaries, folder)
     except (KeyboardInterrupt, SystemExit):
         if folder:
-            print(f"interrupted; to go on with it: {command(config, folder)}", file=sys.stderr)
+            experiment.tell(f"interrupted; to go on with it: {command(config, folder)}", error=True)
         raise
     report(config, prime, members, summaries, folder)
     return summary
@@ -357,17 +357,24 @@ def open_runs(
     """The folder, and the run of each seed: new, or that which is resumed."""
     resumes = config.resume not in (None, experiment.AUTO)
     if config.seeds == 1:
-        member = (resume if resumes else begin)(config, corpus, fresh(config.seed))
+        state = fresh(config.seed)
+        member = resume(found(config, corpus, state), corpus) if resumes else begin(config, corpus, state)
         return member.files.folder, [member]
     folder = config.resume if resumes else new_folder(config, corpus)
-    members = []
+    places: list[Found | Config] = []
     for seed in range(config.seed, config.seed + config.seeds):
         out = folder / f"seed-{seed}"
-        found = experiment.goes_on(out, BEGUN)
-        own = dataclasses.replace(
-            config, seed=seed, seeds=1, devices=1, out=out, overwrite=False, resume=out if found else experiment.AUTO
-        )
-        members.append((resume if found else begin)(own, corpus, fresh(seed)))
+        own = dataclasses.replace(config, seed=seed, seeds=1, devices=1, out=out, overwrite=False, resume=out)
+        goes_on = experiment.goes_on(out, BEGUN)
+        if goes_on or any(path.name != "config.json.partial" for path in out.glob("*")):
+            saved = experiment.read_config(out, "char_lm", Config)
+            experiment.resumed(own, "char_lm", saved, (*FREE, "out", "overwrite"))
+        places.append(found(own, corpus, fresh(seed)) if goes_on else dataclasses.replace(own, resume=experiment.AUTO))
+    # nothing is written before all have been read
+    members = [
+        resume(place, corpus) if isinstance(place, Found) else begin(place, corpus, fresh(place.seed))
+        for place in places
+    ]
     if resumes and any(member.summary is None for member in members):
         experiment.write_config(folder, "char_lm", config, origin(corpus))
     return folder, members
@@ -403,7 +410,7 @@ def start(members: list[Member]) -> str:
 def say(config: Config, text: str) -> None:
     """Print a text at once, without --quiet."""
     if not config.quiet:
-        print(text, flush=True)
+        experiment.tell(text)
 
 
 def origin(corpus: data.Corpus) -> dict[str, Any]:
@@ -426,25 +433,43 @@ def begin(config: Config, corpus: data.Corpus, state: train.TrainState) -> Membe
     return Member(config, files, state, None)
 
 
-def resume(config: Config, corpus: data.Corpus, like: train.TrainState) -> Member:
-    """The run to resume."""
+class Found(NamedTuple):
+    """The run of one seed that was begun, as it is read; nothing is written yet."""
+
+    config: Config
+    saved: checkpoint.Saved
+    state: train.TrainState
+    summary: dict[str, Any] | None
+    """None unless it is finished."""
+
+
+def found(config: Config, corpus: data.Corpus, like: train.TrainState) -> Found:
+    """The run to resume, read and checked."""
     folder = config.resume
     text = experiment.read_sealed(folder / "text.json")
     same = text is not None and text.get("sha256") == identity(corpus)["sha256"]
     shown = Description("the plays" if config.text is None else repr(str(config.text)))
     require(same, "text", shown, f"the text that {folder} was trained on, unchanged")
     saved = checkpoint.read(folder / "checkpoint")
+    if saved.passed_over:
+        experiment.tell(f"warning: {saved.passed_over}; the one before it is read", error=True)
     state = checkpoint.state_of(saved, like)
     done = int(state.step)
     require(done <= config.steps, "steps", config.steps, f"{done} or more, as the run has made {done}")
-    files = experiment.Run(folder, ("config.json", "text.json"), saved)
+    experiment.Run(folder, saved=saved)  # refuses what is no checkpoint of such a run
     summary = experiment.read_sealed(folder / "summary.json")
-    if done != config.steps or summary is None or summary.get("steps") != done:
-        summary = None
-        experiment.write_config(folder, "char_lm", config, origin(corpus))
-        files = experiment.Run(folder, ("config.json", "text.json"), saved)  # keeps the new config.json
+    ended = done == config.steps and summary is not None and summary.get("steps") == done
+    return Found(config, saved, state, summary if ended else None)
+
+
+def resume(run: Found, corpus: data.Corpus) -> Member:
+    """Go on with a run."""
+    folder = run.config.resume
+    if run.summary is None:
+        experiment.write_config(folder, "char_lm", run.config, origin(corpus))
+    files = experiment.Run(folder, ("config.json", "text.json"), run.saved)
     files.write_lines()
-    return Member(config, files, state, summary)
+    return Member(run.config, files, run.state, run.summary)
 
 
 def fit(
@@ -465,7 +490,8 @@ def fit(
     state, shared = going[0].state, len(going[0].state.step.devices())
     if config.seeds > 1:
         devices = jax.local_devices()[: config.devices]
-        files = experiment.SeveralRuns({member.config.seed: member.files for member in going})
+        runs = {member.config.seed: member.files for member in going}
+        files = experiment.SeveralRuns(runs, going[0].files.folder.parent, ("config.json",))
         state, step = rj.seeds.together([member.state for member in going], devices), rj.seeds.make_step(step, devices)
         shared = min(len(devices), len(going))
     first = int(state.step)
@@ -482,9 +508,10 @@ def fit(
 
     def see(line: experiment.Line) -> None:
         if watch:
-            watch(line)
+            experiment.inform(watch, line)
         if writers:
-            writers[line.get("seed", config.seed)]({name: line[name] for name in line if name != "seed"})
+            writer = writers[line.get("seed", config.seed)]
+            experiment.inform(writer, {name: line[name] for name in line if name != "seed"})
         if "validation_bits" in line:
             seed = f"seed {line['seed']}, " if "seed" in line else ""
             held_out = f"{line['validation_bits']:.3f} on validation text"

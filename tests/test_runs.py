@@ -198,6 +198,28 @@ def test_where_a_run_came_from(whole, text):
     assert start["text_sha256"] == experiment.read_sealed(whole / "text.json")["sha256"]
 
 
+@pytest.mark.parametrize("finished", [True, False])
+def test_where_the_newest_checkpoint_is_damaged_the_run_goes_on_from_the_one_before(
+    finished, text, whole, tmp_path, monkeypatch, capsys
+):
+    """In one line, with the metrics of that step, to the same bits."""
+    folder = tmp_path / "run"
+    if finished:
+        shutil.copytree(whole, folder)
+    else:
+        assert stopped(monkeypatch, data, "training_window", 14, *SMALL, "--text", text, *STEPS, "--out", folder) == 130
+    newest = max((folder / "checkpoint").iterdir(), key=lambda path: int(path.name))
+    shutil.rmtree(newest / "default")
+    capsys.readouterr()
+    assert generated(capsys, "--generate", folder, "--sample", "5")
+    assert command("--resume", folder) == 0
+    said = capsys.readouterr()
+    assert f"going on from step {15 if finished else 10}" in said.out.splitlines()
+    assert said.err.startswith("warning: folder is ") and said.err.endswith("; the one before it is read\n")
+    assert said.err.count("\n") == 1
+    assert_same(folder, whole)
+
+
 @pytest.mark.parametrize("place", ["config.json", "text.json", "summary.json"])
 def test_a_changed_number_is_found(whole, tmp_path, place, capsys):
     """The run is refused, or the summary is made again."""

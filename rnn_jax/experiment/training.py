@@ -105,8 +105,8 @@ class Training(ABC):
             say besides.  It calls ``check()`` now and then, which raises ``Interrupted`` where a signal waits; the run
             that is resumed begins with this measurement.
           progress: shows the steps and the lines.
-          watch: called with each line.  What it raises is said in a line on stderr, and the run goes on.  It can end the
-            run by a signal, as with ``signal.raise_signal(signal.SIGINT)``.
+          watch: called with each line.  What it raises is said in a line on stderr, and the run goes on.  It can end
+            the run by a signal, as with ``signal.raise_signal(signal.SIGINT)``.
 
         Returns:
           The state after the last step that was made.
