@@ -185,7 +185,7 @@ def alignment(config: Config, parts: experiment.Parts) -> dict[str, Any]:
         lambda: rule_gradients.alignments(config.cell, config.hidden, config.rules, *sizes, weights(config, parts)),
     )
     title = f"{model(config, H=config.hidden, B=config.batch)}, windows of {config.alignment_window}"
-    rule_figures.plot_alignment(title, found, parts.folder / "alignment.png")
+    parts.write("alignment.png", functools.partial(rule_figures.plot_alignment, title, found))
     for when in ("before training", "after training"):
         print(f"\nmean cosine of two rules of these groups, {when}")
         for groups, cosine in found[f"groups {when}"].items():
@@ -199,13 +199,15 @@ def table(config: Config, parts: experiment.Parts) -> dict[str, Any]:
     sizes = config.window, config.length, config.batch
     rows = rule_gradients.table(config.cell, config.sizes, config.rules, *sizes, seeds, config.keys, parts.result)
     title = f"{model(config, B=config.batch, T=config.length)}, windows of {config.window}"
-    rule_figures.plot_sizes(title, rows, parts.folder / "sizes.png")
+    parts.write("sizes.png", functools.partial(rule_figures.plot_sizes, title, rows))
     print("\n" + "\n".join(rule_figures.table_lines(rows)))
     length = 3 * max(config.noise_segments)
     noisy = some(config, rule_gradients.noisy_rules(config.ranks))
     of_noise = config.sizes[0], config.noise_segments, length, seeds, config.keys
     noise = rule_gradients.noise(noisy, config.cell, *of_noise, parts.result)
-    rule_figures.plot_noise(model(config, H=config.sizes[0], T=length), noise, parts.folder / "noise.png")
+    parts.write(
+        "noise.png", functools.partial(rule_figures.plot_noise, model(config, H=config.sizes[0], T=length), noise)
+    )
     print(
         "\nrelative variance by the steps of a segment\n" + " " * 28 + "".join(f"{n:>9}" for n in config.noise_segments)
     )
@@ -221,7 +223,7 @@ def training(config: Config, parts: experiment.Parts) -> dict[str, Any]:
         runs = trained(config, parts, name)
         found[name] = {field: [each[field] for each in runs] for field in ("losses", "finite")}
     title = f"{model(config, H=config.hidden, B=config.batch)}, windows of {config.window}, Adam {config.rate:g}"
-    rule_figures.plot_training(title, found, config.windows, parts.folder / "training.png")
+    parts.write("training.png", functools.partial(rule_figures.plot_training, title, found, config.windows))
     print("\nloss over the last tenth of training on delayed addition, each seed")
     for name, each in sorted(found.items(), key=lambda item: np.mean(item[1]["losses"])):
         last = np.mean(np.asarray(each["losses"])[:, -REPORTS // 10 :], axis=1)
@@ -248,7 +250,7 @@ def copying(config: Config, parts: experiment.Parts) -> dict[str, Any]:
     }
     name = figures.model(config.copying_cell.split("-")[0], H=config.hidden, B=config.copying_batch)
     title = f"{name}, windows of {config.copying_window}, rate {config.rate:g}"
-    rule_figures.plot_copying(title, found, parts.folder / "copying.png")
+    parts.write("copying.png", functools.partial(rule_figures.plot_copying, title, found))
     print("\nbits of a string that are copied at the end of training, each seed")
     for name, each in found.items():
         print(f"{name:<28}" + "".join(f"{lengths[-1]:>5}" for lengths in each["lengths"]))
@@ -262,7 +264,7 @@ def tradeoff(config: Config, parts: experiment.Parts) -> list[dict[str, Any]]:
     of_network = config.hidden, config.segments, *sizes, weights(config, parts)
     rows = rule_gradients.tradeoff(families, config.cell, *of_network, parts.result)
     title = f"{model(config, H=config.hidden, B=config.batch, T=config.length)}"
-    rule_figures.plot_tradeoff(title, rows, parts.folder / "tradeoff.png")
+    parts.write("tradeoff.png", functools.partial(rule_figures.plot_tradeoff, title, rows))
     print("\nmicroseconds a step, and error of one draw after training, by the steps of a segment")
     print(" " * 28 + "".join(f"{n:>18}" for n in config.segments))
     for name in families:
@@ -286,7 +288,8 @@ def run(config: Config) -> None:
     summary: dict[str, Any] = {"machine": experiment.machine()}
     for part in config.parts:
         summary[part] = PARTS[part](config, parts)
-        experiment.write_json(parts.folder / "summary.json", summary)
+        parts.write_json("summary.json", summary)
+    parts.finish()
     print(f"run folder: {parts.folder}")
 
 
