@@ -43,14 +43,14 @@ REPORTS = 100
 LANES, LANE, WARM_UP = 64, 1000, 100
 """Held-out text is read in at most this many lanes, each at least so long, after so many characters before it."""
 RUN = (
-    r"(text|summary|diverged)\.json|metrics\.jsonl|learning_curve\.png|tensorboard(/events\.out\.tfevents\.[^/]*)?"
+    r"lock|(text|summary|diverged)\.json|metrics\.jsonl|learning_curve\.png|tensorboard(/events\.out\.tfevents\.[^/]*)?"
     r"|checkpoint(/\d+(\.orbax-checkpoint-tmp[^/]*)?(/(_\w+|\w+\.txt|d|default|array_metadatas|manifest\.ocdbt"
     r"|(ocdbt\.)?process_\d+|[0-9a-f]{32})(\.orbax-checkpoint-tmp[^/]*|\.__lock)?)*)?"
 )
 """What a run of one seed writes beside config.json."""
 FILES = rf"{RUN}|seed-\d+(/(config\.json|{RUN})(\.partial)?)?"
 """What a run writes beside config.json."""
-BEGUN = r"text\.json|metrics\.jsonl|tensorboard"
+BEGUN = r"lock|text\.json|metrics\.jsonl|tensorboard"
 """What a run of one seed writes before its first checkpoint."""
 FREE = ("steps", "devices", "text", "checkpoint_every", "cache", "quiet", "tensorboard")
 """The flags that may differ in a run that is resumed."""
@@ -319,15 +319,21 @@ def run(config: Config, watch: experiment.Watch | None = None) -> dict[str, Any]
     anew = config.resume == experiment.AUTO and config.out.is_dir() and any(config.out.iterdir())
     folder = None
     try:
-        with SignalsWait() as signals:
-            folder, members = open_runs(config, corpus, fresh)
-            say(config, f"run folder: {folder}\nto go on with it: {command(config, folder)}")
-            if resumes or anew:
-                say(config, start(members))
-            members = fit(config, corpus, members, network, step, signals, watch)
-        signals.deliver()
-        summaries = [finished(member, corpus, prime, network) for member in members]
-        summary = summaries[0] if config.seeds == 1 else together(config, members, summaries, folder)
+        with experiment.Lock() as lock:
+            with SignalsWait() as signals:
+                before = experiment.last_start(config.resume) if resumes else None
+                folder, members = open_runs(config, corpus, fresh, lock)
+                say(config, f"run folder: {folder}\nto go on with it: {command(config, folder)}")
+                if before and (changed := experiment.changes(before, experiment.last_start(folder))):
+                    experiment.tell(
+                        f"warning: {changed}; the run goes on, but may not be the same to the bit", error=True
+                    )
+                if resumes or anew:
+                    say(config, start(members))
+                members = fit(config, corpus, members, network, step, signals, watch)
+            signals.deliver()
+            summaries = [finished(member, corpus, prime, network) for member in members]
+            summary = summaries[0] if config.seeds == 1 else together(config, members, summaries, folder)
     except (KeyboardInterrupt, SystemExit):
         if folder:
             experiment.tell(f"interrupted; to go on with it: {command(config, folder)}", error=True)
@@ -352,15 +358,17 @@ def usual_devices(config: Config) -> int:
 
 
 def open_runs(
-    config: Config, corpus: data.Corpus, fresh: Callable[[int], train.TrainState]
+    config: Config, corpus: data.Corpus, fresh: Callable[[int], train.TrainState], lock: experiment.Lock
 ) -> tuple[Path, list[Member]]:
     """The folder, and the run of each seed: new, or that which is resumed."""
     resumes = config.resume not in (None, experiment.AUTO)
     if config.seeds == 1:
         state = fresh(config.seed)
-        member = resume(found(config, corpus, state), corpus) if resumes else begin(config, corpus, state)
+        member = resume(found(config, corpus, state, lock), corpus) if resumes else begin(config, corpus, state, lock)
         return member.files.folder, [member]
-    folder = config.resume if resumes else new_folder(config, corpus)
+    if resumes:
+        lock.take(config.resume)
+    folder = config.resume if resumes else new_folder(config, corpus, lock)
     places: list[Found | Config] = []
     for seed in range(config.seed, config.seed + config.seeds):
         out = folder / f"seed-{seed}"
@@ -369,10 +377,12 @@ def open_runs(
         if goes_on or any(path.name != "config.json.partial" for path in out.glob("*")):
             saved = experiment.read_config(out, "char_lm", Config)
             experiment.resumed(own, "char_lm", saved, (*FREE, "out", "overwrite"))
-        places.append(found(own, corpus, fresh(seed)) if goes_on else dataclasses.replace(own, resume=experiment.AUTO))
+        places.append(
+            found(own, corpus, fresh(seed), lock) if goes_on else dataclasses.replace(own, resume=experiment.AUTO)
+        )
     # nothing is written before all have been read
     members = [
-        resume(place, corpus) if isinstance(place, Found) else begin(place, corpus, fresh(place.seed))
+        resume(place, corpus) if isinstance(place, Found) else begin(place, corpus, fresh(place.seed), lock)
         for place in places
     ]
     if resumes and any(member.summary is None for member in members):
@@ -418,15 +428,19 @@ def origin(corpus: data.Corpus) -> dict[str, Any]:
     return {**experiment.origin(), "text_sha256": identity(corpus)["sha256"]}
 
 
-def new_folder(config: Config, corpus: data.Corpus) -> Path:
-    """The folder of a new run."""
+def new_folder(config: Config, corpus: data.Corpus, lock: experiment.Lock) -> Path:
+    """The folder of a new run, held by the lock."""
+    if config.out:
+        lock.take(config.out, make=False)
     inputs = [config.text] if config.text and str(config.text) != "-" else []
-    return experiment.new_folder("char_lm", config, FILES, inputs, origin(corpus))
+    folder = experiment.new_folder("char_lm", config, FILES, inputs, origin(corpus))
+    lock.take(folder)
+    return folder
 
 
-def begin(config: Config, corpus: data.Corpus, state: train.TrainState) -> Member:
+def begin(config: Config, corpus: data.Corpus, state: train.TrainState, lock: experiment.Lock) -> Member:
     """A new run, which can be resumed from here on."""
-    folder = new_folder(config, corpus)
+    folder = new_folder(config, corpus, lock)
     experiment.write_sealed(folder / "text.json", identity(corpus))
     files = experiment.Run(folder, ("config.json", "text.json"))
     files.save(state)
@@ -443,13 +457,14 @@ class Found(NamedTuple):
     """None unless it is finished."""
 
 
-def found(config: Config, corpus: data.Corpus, like: train.TrainState) -> Found:
+def found(config: Config, corpus: data.Corpus, like: train.TrainState, lock: experiment.Lock) -> Found:
     """The run to resume, read and checked."""
     folder = config.resume
     text = experiment.read_sealed(folder / "text.json")
     same = text is not None and text.get("sha256") == identity(corpus)["sha256"]
     shown = Description("the plays" if config.text is None else repr(str(config.text)))
     require(same, "text", shown, f"the text that {folder} was trained on, unchanged")
+    lock.take(folder)
     saved = checkpoint.read(folder / "checkpoint")
     if saved.passed_over:
         experiment.tell(f"warning: {saved.passed_over}; the one before it is read", error=True)

@@ -186,8 +186,51 @@ def test_a_deleted_folder_is_made_again(text, whole, tmp_path, monkeypatch):
 
     monkeypatch.setattr(data, "training_window", deleting)
     assert command(*SMALL, "--text", text, *STEPS, "--out", folder) == 0
-    assert {path.name for path in folder.iterdir()} == {path.name for path in whole.iterdir()}
+    assert {path.name for path in folder.iterdir()} == {path.name for path in whole.iterdir()} - {"lock"}
     assert_same(folder, whole)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="of the locks of POSIX")
+def test_a_second_process_is_refused(text, whole, three, tmp_path, monkeypatch, capsys):
+    """Whatever it asks for; to read is allowed, and after SIGKILL the run goes on."""
+    import fcntl
+
+    one, several = tmp_path / "one", tmp_path / "several"
+    shutil.copytree(whole, one)
+    shutil.copytree(three, several)
+    (one / "summary.json").unlink()
+    program = f"""
+import pathlib, signal
+from rnn_jax import experiment
+with experiment.Lock() as lock:
+    for folder in {[str(one), str(several / "seed-1")]}:
+        lock.take(pathlib.Path(folder))
+        lock.take(pathlib.Path(folder))
+    print("held", flush=True)
+    signal.pause()
+"""
+    before = contents(tmp_path)
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "held\n"
+        same = (*SMALL, "--text", text, *STEPS, "--out", one)
+        for flags in (("--resume", one), (*same, "--resume", "auto"), (*same, "--overwrite"), ("--resume", several)):
+            capsys.readouterr()
+            assert command(*flags) == 2
+            error = capsys.readouterr().err
+            assert "', where another process runs; it must be" in error and error.count("\n") == 1
+            assert str(several / "seed-1" if several in flags else one) in error
+        assert generated(capsys, "--generate", one, "--sample", "5")
+        assert contents(tmp_path) == before
+        other.kill()
+    assert command("--resume", one) == 0 and command("--resume", several) == 0
+    assert_same(one, whole)
+
+    def without(*arguments):
+        raise OSError(37, "No locks available")
+
+    (one / "summary.json").unlink()
+    monkeypatch.setattr(fcntl, "flock", without)
+    assert command("--resume", one) == 0
 
 
 def test_where_a_run_came_from(whole, text):
@@ -196,6 +239,25 @@ def test_where_a_run_came_from(whole, text):
     assert settings["rate"] == 3e-3 and settings["text"] == str(text) and settings["devices"] == 1
     assert "char_lm.py" in start["command"] and start["machine"]["jax"] == jax.__version__
     assert start["text_sha256"] == experiment.read_sealed(whole / "text.json")["sha256"]
+
+
+def test_a_run_that_goes_on_with_other_cores_says_so(whole, tmp_path, capsys):
+    """Once, as the next start is like the last one."""
+    folder = tmp_path / "run"
+    shutil.copytree(whole, folder)
+    settings = experiment.read_sealed(folder / "config.json")
+    start = settings["started by"][0]
+    start["machine"] |= {"cores": 99, "jax": "0.1"}
+    experiment.write_sealed(folder / "config.json", settings)
+    (folder / "summary.json").unlink()
+    capsys.readouterr()
+    cores = experiment.cores()
+    said = f"warning: cores {cores} (99 before), jax {jax.__version__} (0.1 before); the run goes on, but may not be "
+    for expected in (said + "the same to the bit\n", ""):
+        assert command("--resume", folder) == 0
+        assert capsys.readouterr().err == expected
+        assert experiment.last_start(folder)["machine"]["cores"] == cores
+        (folder / "summary.json").unlink()
 
 
 @pytest.mark.parametrize("finished", [True, False])
