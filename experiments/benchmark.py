@@ -105,12 +105,13 @@ def run(config: Config) -> int:
     """Measure every case, and write the run folder."""
     config = prepare(config)
     parts = experiment.Parts("benchmark", config, FILES)
-    folder, rows = parts.folder, measure_all(config, parts)
+    rows = measure_all(config, parts)
     ratios = [ratios_of(case, part, here) for part in ("grid", "scaling") for case, here in by_case(rows, part).items()]
     report(ratios, rows)
-    experiment.write_json(folder / "summary.json", {"machine": experiment.machine(), "ratios": ratios, "rows": rows})
-    benchmark_figures.plot(rows, folder)
-    print(f"run folder: {folder}")
+    parts.write_json("summary.json", {"machine": experiment.machine(), "ratios": ratios, "rows": rows})
+    parts.finish()
+    benchmark_figures.plot(rows, parts.folder)
+    print(f"run folder: {parts.folder}")
     return 0
 
 

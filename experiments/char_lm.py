@@ -43,14 +43,14 @@ REPORTS = 100
 LANES, LANE, WARM_UP = 64, 1000, 100
 """Held-out text is read in at most this many lanes, each at least so long, after so many characters before it."""
 RUN = (
-    r"(text|summary|diverged)\.json|metrics\.jsonl|learning_curve\.png|tensorboard(/events\.out\.tfevents\.[^/]*)?"
+    r"lock|(text|summary|diverged)\.json|metrics\.jsonl|learning_curve\.png|tensorboard(/events\.out\.tfevents\.[^/]*)?"
     r"|checkpoint(/\d+(\.orbax-checkpoint-tmp[^/]*)?(/(_\w+|\w+\.txt|d|default|array_metadatas|manifest\.ocdbt"
     r"|(ocdbt\.)?process_\d+|[0-9a-f]{32})(\.orbax-checkpoint-tmp[^/]*|\.__lock)?)*)?"
 )
 """What a run of one seed writes beside config.json."""
 FILES = rf"{RUN}|seed-\d+(/(config\.json|{RUN})(\.partial)?)?"
 """What a run writes beside config.json."""
-BEGUN = r"text\.json|metrics\.jsonl|tensorboard"
+BEGUN = r"lock|text\.json|metrics\.jsonl|tensorboard"
 """What a run of one seed writes before its first checkpoint."""
 FREE = ("steps", "devices", "text", "checkpoint_every", "cache", "quiet", "tensorboard")
 """The flags that may differ in a run that is resumed."""
@@ -287,7 +287,7 @@ def run(config: Config, watch: experiment.Watch | None = None) -> dict[str, Any]
     from it, and what is at its default counts as not given.  A run that is finished is left as it is.
 
     ``watch`` is called with each line of metrics.jsonl, a dict of "step" and numbers by name, for a tracker of your
-    own.
+    own.  What it raises is said in a line on stderr, and the run goes on.
 
     Raises:
       InputError: an invalid flag or text, or not those of the run to resume; nothing is written then.
@@ -319,18 +319,24 @@ def run(config: Config, watch: experiment.Watch | None = None) -> dict[str, Any]
     anew = config.resume == experiment.AUTO and config.out.is_dir() and any(config.out.iterdir())
     folder = None
     try:
-        with SignalsWait() as signals:
-            folder, members = open_runs(config, corpus, fresh)
-            say(config, f"run folder: {folder}\nto go on with it: {command(config, folder)}")
-            if resumes or anew:
-                say(config, start(members))
-            members = fit(config, corpus, members, network, step, signals, watch)
-        signals.deliver()
-        summaries = [finished(member, corpus, prime, network) for member in members]
-        summary = summaries[0] if config.seeds == 1 else together(config, members, summaries, folder)
+        with experiment.Lock() as lock:
+            with SignalsWait() as signals:
+                before = experiment.last_start(config.resume) if resumes else None
+                folder, members = open_runs(config, corpus, fresh, lock)
+                say(config, f"run folder: {folder}\nto go on with it: {command(config, folder)}")
+                if before and (changed := experiment.changes(before, experiment.last_start(folder))):
+                    experiment.tell(
+                        f"warning: {changed}; the run goes on, but may not be the same to the bit", error=True
+                    )
+                if resumes or anew:
+                    say(config, start(members))
+                members = fit(config, corpus, members, network, step, signals, watch)
+            signals.deliver()
+            summaries = [finished(member, corpus, prime, network) for member in members]
+            summary = summaries[0] if config.seeds == 1 else together(config, members, summaries, folder)
     except (KeyboardInterrupt, SystemExit):
         if folder:
-            print(f"interrupted; to go on with it: {command(config, folder)}", file=sys.stderr)
+            experiment.tell(f"interrupted; to go on with it: {command(config, folder)}", error=True)
         raise
     report(config, prime, members, summaries, folder)
     return summary
@@ -352,22 +358,33 @@ def usual_devices(config: Config) -> int:
 
 
 def open_runs(
-    config: Config, corpus: data.Corpus, fresh: Callable[[int], train.TrainState]
+    config: Config, corpus: data.Corpus, fresh: Callable[[int], train.TrainState], lock: experiment.Lock
 ) -> tuple[Path, list[Member]]:
     """The folder, and the run of each seed: new, or that which is resumed."""
     resumes = config.resume not in (None, experiment.AUTO)
     if config.seeds == 1:
-        member = (resume if resumes else begin)(config, corpus, fresh(config.seed))
+        state = fresh(config.seed)
+        member = resume(found(config, corpus, state, lock), corpus) if resumes else begin(config, corpus, state, lock)
         return member.files.folder, [member]
-    folder = config.resume if resumes else new_folder(config, corpus)
-    members = []
+    if resumes:
+        lock.take(config.resume)
+    folder = config.resume if resumes else new_folder(config, corpus, lock)
+    places: list[Found | Config] = []
     for seed in range(config.seed, config.seed + config.seeds):
         out = folder / f"seed-{seed}"
-        found = experiment.goes_on(out, BEGUN)
-        own = dataclasses.replace(
-            config, seed=seed, seeds=1, devices=1, out=out, overwrite=False, resume=out if found else experiment.AUTO
+        own = dataclasses.replace(config, seed=seed, seeds=1, devices=1, out=out, overwrite=False, resume=out)
+        goes_on = experiment.goes_on(out, BEGUN)
+        if goes_on or any(path.name != "config.json.partial" for path in out.glob("*")):
+            saved = experiment.read_config(out, "char_lm", Config)
+            experiment.resumed(own, "char_lm", saved, (*FREE, "out", "overwrite"))
+        places.append(
+            found(own, corpus, fresh(seed), lock) if goes_on else dataclasses.replace(own, resume=experiment.AUTO)
         )
-        members.append((resume if found else begin)(own, corpus, fresh(seed)))
+    # nothing is written before all have been read
+    members = [
+        resume(place, corpus) if isinstance(place, Found) else begin(place, corpus, fresh(place.seed), lock)
+        for place in places
+    ]
     if resumes and any(member.summary is None for member in members):
         experiment.write_config(folder, "char_lm", config, origin(corpus))
     return folder, members
@@ -403,7 +420,7 @@ def start(members: list[Member]) -> str:
 def say(config: Config, text: str) -> None:
     """Print a text at once, without --quiet."""
     if not config.quiet:
-        print(text, flush=True)
+        experiment.tell(text)
 
 
 def origin(corpus: data.Corpus) -> dict[str, Any]:
@@ -411,40 +428,63 @@ def origin(corpus: data.Corpus) -> dict[str, Any]:
     return {**experiment.origin(), "text_sha256": identity(corpus)["sha256"]}
 
 
-def new_folder(config: Config, corpus: data.Corpus) -> Path:
-    """The folder of a new run."""
+def new_folder(config: Config, corpus: data.Corpus, lock: experiment.Lock) -> Path:
+    """The folder of a new run, held by the lock."""
+    if config.out:
+        lock.take(config.out, make=False)
     inputs = [config.text] if config.text and str(config.text) != "-" else []
-    return experiment.new_folder("char_lm", config, FILES, inputs, origin(corpus))
+    folder = experiment.new_folder("char_lm", config, FILES, inputs, origin(corpus))
+    lock.take(folder)
+    return folder
 
 
-def begin(config: Config, corpus: data.Corpus, state: train.TrainState) -> Member:
+def begin(config: Config, corpus: data.Corpus, state: train.TrainState, lock: experiment.Lock) -> Member:
     """A new run, which can be resumed from here on."""
-    folder = new_folder(config, corpus)
+    folder = new_folder(config, corpus, lock)
     experiment.write_sealed(folder / "text.json", identity(corpus))
     files = experiment.Run(folder, ("config.json", "text.json"))
     files.save(state)
     return Member(config, files, state, None)
 
 
-def resume(config: Config, corpus: data.Corpus, like: train.TrainState) -> Member:
-    """The run to resume."""
+class Found(NamedTuple):
+    """The run of one seed that was begun, as it is read; nothing is written yet."""
+
+    config: Config
+    saved: checkpoint.Saved
+    state: train.TrainState
+    summary: dict[str, Any] | None
+    """None unless it is finished."""
+
+
+def found(config: Config, corpus: data.Corpus, like: train.TrainState, lock: experiment.Lock) -> Found:
+    """The run to resume, read and checked."""
     folder = config.resume
     text = experiment.read_sealed(folder / "text.json")
     same = text is not None and text.get("sha256") == identity(corpus)["sha256"]
     shown = Description("the plays" if config.text is None else repr(str(config.text)))
     require(same, "text", shown, f"the text that {folder} was trained on, unchanged")
+    lock.take(folder)
     saved = checkpoint.read(folder / "checkpoint")
+    if saved.passed_over:
+        experiment.tell(f"warning: {saved.passed_over}; the one before it is read", error=True)
     state = checkpoint.state_of(saved, like)
     done = int(state.step)
     require(done <= config.steps, "steps", config.steps, f"{done} or more, as the run has made {done}")
-    files = experiment.Run(folder, ("config.json", "text.json"), saved)
+    experiment.Run(folder, saved=saved)  # refuses what is no checkpoint of such a run
     summary = experiment.read_sealed(folder / "summary.json")
-    if done != config.steps or summary is None or summary.get("steps") != done:
-        summary = None
-        experiment.write_config(folder, "char_lm", config, origin(corpus))
-        files = experiment.Run(folder, ("config.json", "text.json"), saved)  # keeps the new config.json
+    ended = done == config.steps and summary is not None and summary.get("steps") == done
+    return Found(config, saved, state, summary if ended else None)
+
+
+def resume(run: Found, corpus: data.Corpus) -> Member:
+    """Go on with a run."""
+    folder = run.config.resume
+    if run.summary is None:
+        experiment.write_config(folder, "char_lm", run.config, origin(corpus))
+    files = experiment.Run(folder, ("config.json", "text.json"), run.saved)
     files.write_lines()
-    return Member(config, files, state, summary)
+    return Member(run.config, files, run.state, run.summary)
 
 
 def fit(
@@ -465,7 +505,8 @@ def fit(
     state, shared = going[0].state, len(going[0].state.step.devices())
     if config.seeds > 1:
         devices = jax.local_devices()[: config.devices]
-        files = experiment.SeveralRuns({member.config.seed: member.files for member in going})
+        runs = {member.config.seed: member.files for member in going}
+        files = experiment.SeveralRuns(runs, going[0].files.folder.parent, ("config.json",))
         state, step = rj.seeds.together([member.state for member in going], devices), rj.seeds.make_step(step, devices)
         shared = min(len(devices), len(going))
     first = int(state.step)
@@ -482,9 +523,10 @@ def fit(
 
     def see(line: experiment.Line) -> None:
         if watch:
-            watch(line)
+            experiment.inform(watch, line)
         if writers:
-            writers[line.get("seed", config.seed)]({name: line[name] for name in line if name != "seed"})
+            writer = writers[line.get("seed", config.seed)]
+            experiment.inform(writer, {name: line[name] for name in line if name != "seed"})
         if "validation_bits" in line:
             seed = f"seed {line['seed']}, " if "seed" in line else ""
             held_out = f"{line['validation_bits']:.3f} on validation text"

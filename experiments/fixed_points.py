@@ -210,7 +210,7 @@ def run(config: Config) -> None:
         trained = parts.result(cell, functools.partial(train, config, cell))
         row, found, states = analyse(config, cell, trained)
         rows.append(row)
-        plot(config, cell, row, found, states, parts.folder / f"fixed_points_{cell}.png")
+        parts.write(f"fixed_points_{cell}.png", functools.partial(plot, config, cell, row, found, states))
         print(
             f"{cell}: loss {row['loss']:.4f}; {row['stable']} stable fixed points and {row['saddles']} saddles, from "
             f"{row['converged']} of {row['starts']} starts with a residual of {row['tolerance']:.0e} or less, in "
@@ -221,7 +221,8 @@ def run(config: Config) -> None:
             output = ", ".join(f"{value:+.2f}" for value in point["output"])
             largest = abs(complex(*point["eigenvalues"][0]))
             print(f"  {kind:<12} output ({output})  |λ| up to {largest:.3f}, {point['starts that ended here']} starts")
-    experiment.write_json(parts.folder / "summary.json", {"machine": experiment.machine(), "rows": rows})
+    parts.write_json("summary.json", {"machine": experiment.machine(), "rows": rows})
+    parts.finish()
     print(f"run folder: {parts.folder}")
 
 

@@ -229,10 +229,11 @@ def run(config: Config) -> None:
             for when, each in found.items():
                 summary[when][name] = each
             bar.update()
-    flow_figures.plot(config, summary, parts.folder)
     for line in table_lines(config, summary):
         print(line)
-    experiment.write_json(parts.folder / "summary.json", {"machine": experiment.machine(), **summary})
+    parts.write_json("summary.json", {"machine": experiment.machine(), **summary})
+    parts.finish()
+    flow_figures.plot(config, summary, parts.folder)
     print(f"run folder: {parts.folder}")
 
 

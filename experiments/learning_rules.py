@@ -202,7 +202,7 @@ def alignment(config: Config, parts: experiment.Parts) -> dict[str, Any]:
         lambda: rule_gradients.alignments(config.cell, config.hidden, config.rules, *sizes, weights(config, parts)),
     )
     title = f"{model(config, H=config.hidden, B=config.batch)}, windows of {config.alignment_window}"
-    rule_figures.plot_alignment(title, found, parts.folder / "alignment.png")
+    parts.write("alignment.png", functools.partial(rule_figures.plot_alignment, title, found))
     return found
 
 
@@ -212,12 +212,14 @@ def table(config: Config, parts: experiment.Parts) -> dict[str, Any]:
     sizes = config.window, config.length, config.batch
     rows = rule_gradients.table(config.cell, config.sizes, config.rules, *sizes, seeds, config.keys, parts.result)
     title = f"{model(config, B=config.batch, T=config.length)}, windows of {config.window}"
-    rule_figures.plot_sizes(title, rows, parts.folder / "sizes.png")
+    parts.write("sizes.png", functools.partial(rule_figures.plot_sizes, title, rows))
     length = 3 * max(config.noise_segments)
     noisy = some(config, rule_gradients.noisy_rules(config.ranks))
     of_noise = config.sizes[0], config.noise_segments, length, seeds, config.keys
     noise = rule_gradients.noise(noisy, config.cell, *of_noise, parts.result)
-    rule_figures.plot_noise(model(config, H=config.sizes[0], T=length), noise, parts.folder / "noise.png")
+    parts.write(
+        "noise.png", functools.partial(rule_figures.plot_noise, model(config, H=config.sizes[0], T=length), noise)
+    )
     return {"rules": rows, "noise": noise}
 
 
@@ -228,7 +230,7 @@ def training(config: Config, parts: experiment.Parts) -> dict[int, Any]:
         runs = trained(config, parts, name, window)
         found[window][name] = {field: [each[field] for each in runs] for field in ("losses", "finite")}
     title = f"{model(config, H=config.hidden, B=config.batch)}, Adam {config.rate:g}"
-    rule_figures.plot_training(title, found, config.steps, parts.folder / "training.png")
+    parts.write("training.png", functools.partial(rule_figures.plot_training, title, found, config.steps))
     return found
 
 
@@ -251,7 +253,7 @@ def copying(config: Config, parts: experiment.Parts) -> dict[str, Any]:
     }
     name = figures.model(config.copying_cell.split("-")[0], H=config.hidden, B=config.copying_batch)
     title = f"{name}, windows of {config.copying_window}, Adam {config.rate:g}"
-    rule_figures.plot_copying(title, found, parts.folder / "copying.png")
+    parts.write("copying.png", functools.partial(rule_figures.plot_copying, title, found))
     return found
 
 
@@ -262,7 +264,7 @@ def tradeoff(config: Config, parts: experiment.Parts) -> list[dict[str, Any]]:
     of_network = config.hidden, config.segments, *sizes, weights(config, parts)
     rows = rule_gradients.tradeoff(families, config.cell, *of_network, parts.result)
     title = f"{model(config, H=config.hidden, B=config.batch, T=config.length)}"
-    rule_figures.plot_tradeoff(title, rows, parts.folder / "tradeoff.png")
+    parts.write("tradeoff.png", functools.partial(rule_figures.plot_tradeoff, title, rows))
     return rows
 
 
@@ -295,9 +297,10 @@ def run(config: Config) -> None:
     for part in config.parts:
         found[part] = PARTS[part](config, parts)
         print(f"\n{rule_tables.TABLES[part](found[part])}", flush=True)
-        experiment.write_json(parts.folder / "summary.json", {"machine": origin["machine"], **found})
+        parts.write_json("summary.json", {"machine": origin["machine"], **found})
         tables = rule_tables.document(origin, settings(config), found)
-        experiment.write_text(parts.folder / "tables.md", tables)
+        parts.write("tables.md", functools.partial(experiment.write_text, text=tables))
+    parts.finish()
     print(f"run folder: {parts.folder}")
 
 

@@ -253,8 +253,9 @@ def run(config: Config) -> None:
             rows.append(parts.result(f"{key}-{name}", functools.partial(learn, config, key, task, name)))
             tqdm.write(line(config, rows[-1]))
         summary["tasks"][key] = {"settings": sizes(key, task), "loss without memory": chance, "models": rows}
-        experiment.write_json(parts.folder / "summary.json", summary)
-        plot(config, key, task, rows, parts.folder / f"{key}.png")
+        parts.write_json("summary.json", summary)
+        parts.write(f"{key}.png", functools.partial(plot, config, key, task, rows))
+    parts.finish()
     print(f"run folder: {parts.folder}")
 
 

@@ -182,7 +182,7 @@ def run(config: Config) -> None:
         config = dataclasses.replace(config, hidden=8, batch=2, steps=60, checks=8, rates=(1e-4, 1e-2), seeds=1)
     parts = experiment.Parts("online_learning", config, r"summary\.json|online_learning\.png")
     rows = measure(config, parts)
-    plot(config, rows, parts.folder / "online_learning.png")
+    parts.write("online_learning.png", functools.partial(plot, config, rows))
     print("error of a step's gradient; distance of the weights from the textbook's, over the distance moved; loss")
     print(f"{'rate':>9}" + "".join(f"{name:>30}" for name in rules_of(config)))
     for rate in config.rates:
@@ -192,7 +192,8 @@ def run(config: Config) -> None:
         print(
             f"{rate:>9.0e}" + "".join(f"{error:>12.1e}{distance:>10.1e}{loss:>8.3f}" for error, distance, loss in cells)
         )
-    experiment.write_json(parts.folder / "summary.json", {"machine": experiment.machine(), "rows": rows})
+    parts.write_json("summary.json", {"machine": experiment.machine(), "rows": rows})
+    parts.finish()
     print(f"run folder: {parts.folder}")
 
 

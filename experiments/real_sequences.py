@@ -204,8 +204,9 @@ def run(config: Config) -> None:
             rows.append(parts.result(f"{key}-{name}", functools.partial(learn, config, problem, name)))
             tqdm.write(f"  {name:<12}{rows[-1]['held out']:>9.4g}{rows[-1]['seconds']:>6.0f} s")
         summary["sets"][key] = {"score": problem.name, "by guessing": problem.chance, "models": rows}
-        experiment.write_json(parts.folder / "summary.json", summary)
-    plot(config, summary["sets"], parts.folder / "real_sequences.png")
+        parts.write_json("summary.json", summary)
+    parts.write("real_sequences.png", functools.partial(plot, config, summary["sets"]))
+    parts.finish()
     print(f"run folder: {parts.folder}")
 
 

@@ -130,7 +130,7 @@ def run(config: Config) -> None:
     results = outcomes(speed)
     origin = experiment.origin()
     text = rules_benchmark_tables.tables(speed, results, slopes, profiled, origin)
-    experiment.write_text(parts.folder / "tables.md", text)
+    parts.write("tables.md", partial(experiment.write_text, text=text))
     summary = {
         **origin,
         "missing": absent,
@@ -151,7 +151,8 @@ def run(config: Config) -> None:
             for row in rows
         ],
     }
-    experiment.write_json(parts.folder / "summary.json", summary)
+    parts.write_json("summary.json", summary)
+    parts.finish()
     rules_benchmark_figures.plot(speed, parts.folder)
     print(text)
     print(f"run folder: {parts.folder}")

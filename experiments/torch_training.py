@@ -222,12 +222,11 @@ def run(config: Config) -> None:
     parts = experiment.Parts("torch_training", config, r"summary\.json|torch_training\.png")
     losses = measure(config, parts)
     found = summarise(config, losses)
-    plot(config, losses, parts.folder / "torch_training.png")
-    experiment.write_json(
-        parts.folder / "summary.json", {"machine": experiment.machine(), "runs": found, "losses": losses}
-    )
+    parts.write("torch_training.png", functools.partial(plot, config, losses))
+    parts.write_json("summary.json", {"machine": experiment.machine(), "runs": found, "losses": losses})
     for name, row in found.items():
         print(f"{name:<18}", ", ".join(f"{what}: {value}" for what, value in row.items()))
+    parts.finish()
     print(f"run folder: {parts.folder}")
 
 

@@ -21,6 +21,8 @@ from rnn_jax.checks import Description, InputError, check_array, check_arrays, d
 from rnn_jax.train import TrainState
 from rnn_jax.types import Params
 
+KEPT = 2
+"""How many checkpoints a folder keeps: where the newest is damaged, the one before it is read."""
 NOTES, DIGEST = "notes", "sha256"
 """Two arrays of bytes beside those of the state: the notes as JSON, and the hash of all else."""
 
@@ -34,13 +36,16 @@ class Saved(NamedTuple):
     """The arrays of the state by their paths, such as ".params.V"."""
     notes: Any
     """What was saved with the state."""
+    passed_over: str | None = None
+    """Why the newest checkpoint could not be read, and this is the one before it."""
 
 
 def save(folder: str | Path, state: TrainState, notes: Any = None) -> None:
-    """Write the state to the folder, and then delete the checkpoint before it.
+    """Write the state to the folder, and then delete all checkpoints but the one before it.
 
     At every moment the folder has a whole checkpoint: the one before, until this one is complete.  The checkpoints are
-    numbered in the order of saving, so the newest is restored even if its step is the same or smaller.
+    numbered in the order of saving, so the newest is restored even if its step is the same or smaller.  While one is
+    written there are three on the disk.
 
     Args:
       folder: made if it does not exist.
@@ -111,7 +116,9 @@ def exists(folder: str | Path) -> bool:
 
 
 def read(folder: str | Path) -> Saved:
-    """The newest checkpoint of the folder, on the host, whatever devices it was saved from.
+    """The newest whole checkpoint of the folder, on the host, whatever devices it was saved from.
+
+    A checkpoint is whole if its arrays have the SHA-256 that was saved with them.
 
     Args:
       folder: as in ``save``.
@@ -120,7 +127,7 @@ def read(folder: str | Path) -> Saved:
       Saved.
 
     Raises:
-      InputError: no checkpoint there, or a damaged one: its SHA-256 is checked.
+      InputError: no checkpoint there, or only damaged ones.
 
     Examples:
       >>> import tempfile
@@ -139,15 +146,28 @@ def read(folder: str | Path) -> Saved:
     """
     _check_path(folder)
     require(os.path.isdir(folder), "folder", str(folder), "a folder of checkpoints")
+    numbers = sorted((int(entry.name) for entry in Path(folder).iterdir() if entry.name.isdigit()), reverse=True)
+    require(numbers, "folder", str(folder), "a folder with a finished checkpoint")
+    refusals = []
+    for number in numbers:
+        try:
+            arrays, notes = _read(folder, number)
+        except InputError as error:
+            refusals.append(error)
+        else:
+            return Saved(str(folder), arrays, notes, str(refusals[0]) if refusals else None)
+    raise refusals[0]
+
+
+def _read(folder: str | Path, number: int) -> tuple[dict[str, np.ndarray], Any]:
+    """The arrays and the notes of one checkpoint."""
     import orbax.checkpoint as ocp
 
     try:
         with _quiet():
             try:
                 with _manager(folder) as manager:
-                    newest = manager.latest_step()
-                    require(newest is not None, "folder", str(folder), "a folder with a finished checkpoint")
-                    restored = manager.restore(newest, args=ocp.args.StandardRestore())
+                    restored = manager.restore(number, args=ocp.args.StandardRestore())
             except Exception:
                 _await_threads()
                 raise
@@ -155,16 +175,13 @@ def read(folder: str | Path) -> Saved:
         digest = arrays.pop(DIGEST)
         if (digest != _digest(arrays)).any():
             raise ValueError("its numbers are not those that were saved")
-        notes = json.loads(arrays.pop(NOTES).tobytes())
-    except InputError:
-        raise
+        return arrays, json.loads(arrays.pop(NOTES).tobytes())
     except Exception as error:  # orbax meets a damaged file with whatever error its reader has
         raise _refusal(folder, "read", error) from error
-    return Saved(str(folder), arrays, notes)
 
 
 def restore(folder: str | Path, template: TrainState) -> TrainState:
-    """The newest state in the folder, bitwise as it was saved, typed PRNG keys included.
+    """The newest whole state in the folder, bitwise as it was saved, typed PRNG keys included.
 
     Args:
       folder: as in ``save``.
@@ -175,7 +192,7 @@ def restore(folder: str | Path, template: TrainState) -> TrainState:
       TrainState.
 
     Raises:
-      InputError: no checkpoint there, a damaged one, or one of another structure, shape, dtype or kind of PRNG key.
+      InputError: no checkpoint there, only damaged ones, or one of another structure, shape, dtype or kind of PRNG key.
 
     Examples:
       >>> import tempfile
@@ -295,7 +312,7 @@ def _manager(folder: str | Path, writes: bool = False) -> Any:
     import orbax.checkpoint as ocp
 
     options = ocp.CheckpointManagerOptions(
-        max_to_keep=1, enable_async_checkpointing=False, cleanup_tmp_directories=writes
+        max_to_keep=KEPT, enable_async_checkpointing=False, cleanup_tmp_directories=writes
     )
     handler = ocp.StandardCheckpointHandler()
     return ocp.CheckpointManager(Path(folder).absolute(), options=options, item_handlers=handler)

@@ -2,21 +2,25 @@
 
 import signal
 import threading
+import time
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-Handler = Callable[[int, FrameType | None], Any]
+Handler = Callable[[int, FrameType | None], Any] | int
+TOGETHER = 1.0
+"""Seconds within which signals are one: ``timeout`` sends one to a process and again to its group."""
 
 
 class SignalsWait:
     """A context in which the first SIGINT or SIGTERM waits, and a second one is delivered at once.
 
-    ``pending`` is the signal that waits, or None.  ``deliver()``, to be called after the context has ended, calls the
-    handler that the signal had before: Python's own for SIGINT raises ``KeyboardInterrupt``.  A signal without a Python
-    handler acts as ever; in a thread other than the main one, which gets no signals, nothing is done.  Of contexts
-    inside of each other, the outermost one waits.
+    What comes within a second of the first is the same signal, sent twice.  ``pending`` is the signal that waits, or
+    None.  ``deliver()``, to be called after the context has ended, does what the signal did before: Python's own
+    handler of SIGINT raises ``KeyboardInterrupt``, and the system's default ends the process.  An ignored signal stays
+    ignored; in a thread other than the main one, which gets no signals, nothing is done.  Of contexts inside of each
+    other, the outermost one waits.
 
     Examples:
       >>> import signal
@@ -34,13 +38,15 @@ class SignalsWait:
 
     def __init__(self) -> None:
         self.pending: int | None = None
+        self._came = 0.0
         self._before: dict[int, Handler] = {}
 
     def __enter__(self) -> "SignalsWait":
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
                 handler = signal.getsignal(number)
-                if callable(handler) and not isinstance(getattr(handler, "__self__", None), SignalsWait):
+                held = isinstance(getattr(handler, "__self__", None), SignalsWait)
+                if handler not in (None, signal.SIG_IGN) and not held:
                     self._before[number] = handler
                     signal.signal(number, self._note)
         return self
@@ -50,13 +56,21 @@ class SignalsWait:
             signal.signal(number, handler)
 
     def deliver(self) -> None:
-        """Call the handler of the signal that waits, if there is one."""
+        """Do what the signal that waits did before, if there is one."""
         number, self.pending = self.pending, None
         if number is not None:
-            self._before[number](number, None)
+            self._act(number, None)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.pending is None:
-            self.pending = number
+            self.pending, self._came = number, time.monotonic()
+        elif time.monotonic() - self._came >= TOGETHER:
+            self._act(number, frame)
+
+    def _act(self, number: int, frame: FrameType | None) -> None:
+        handler = self._before[number]
+        if callable(handler):
+            handler(number, frame)
         else:
-            self._before[number](number, frame)
+            signal.signal(number, handler)
+            signal.raise_signal(number)

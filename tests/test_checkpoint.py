@@ -58,10 +58,12 @@ def moments(tmp_path):
 def test_every_moment_has_a_whole_checkpoint(tmp_path, moments, step):
     """Until the new state is complete the old one is restored, afterwards the new one; and the next save works."""
     folder, old, new = tmp_path / "checkpoints", start(step=3), start(step=step, optimiser=optax.adam(0.01))
+    checkpoint.save(folder, start(step=1))
     new = new._replace(params=jax.tree.map(lambda leaf: leaf + 100, new.params))
     checkpoint.save(folder, old)
     copies = moments(lambda: checkpoint.save(folder, new), folder)
     assert len(copies) > 10
+    assert all(checkpoint.read(copy).passed_over is None for copy in copies)
     restored = [checkpoint.restore(copy, start()) for copy in copies]
     are_new = [bool((state.params.c == new.params.c).all()) for state in restored]
     assert are_new == sorted(are_new) and not are_new[0]
@@ -70,9 +72,9 @@ def test_every_moment_has_a_whole_checkpoint(tmp_path, moments, step):
     for copy in copies[:: len(copies) // 3]:
         checkpoint.save(copy, start(step=9))
         chex.assert_trees_all_equal(checkpoint.restore(copy, start()), start(step=9))
-        assert len(list(copy.iterdir())) == 1
+        assert len(list(copy.iterdir())) == 2
     chex.assert_trees_all_equal(checkpoint.restore(folder, start()), new)
-    assert len(list(folder.iterdir())) == 1
+    assert len(list(folder.iterdir())) == 2
 
 
 def test_an_exception_in_a_save_leaves_the_one_before(tmp_path, monkeypatch):
@@ -216,6 +218,31 @@ def test_a_changed_bit_is_found_or_without_effect(tmp_path, capfd):
                 assert "\n" not in str(error)
                 found += 1
     assert found > 3 and capfd.readouterr() == ("", "")
+
+
+def ruin(checkpoint_folder):
+    """Every file of one checkpoint is cut."""
+    for path in checkpoint_folder.rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[:-1])
+
+
+def test_where_the_newest_is_damaged_the_one_before_it_is_read(tmp_path, capfd):
+    """And a save comes after both."""
+    for step in (3, 4, 5):
+        checkpoint.save(tmp_path, start(step=step), notes=step)
+    assert checkpoint.read(tmp_path)[2:] == (5, None)
+    ruin(tmp_path / "2")
+    saved = checkpoint.read(tmp_path)
+    assert saved.notes == 4 and "no checkpoint can be read" in saved.passed_over and "\n" not in saved.passed_over
+    chex.assert_trees_all_equal(checkpoint.restore(tmp_path, start()), start(step=4))
+    checkpoint.save(tmp_path, start(step=6), notes=6)
+    assert checkpoint.read(tmp_path)[2:] == (6, None)
+    for path in tmp_path.iterdir():
+        ruin(path)
+    with pytest.raises(rj.InputError, match="no checkpoint can be read"):
+        checkpoint.read(tmp_path)
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_checkpoint_exists_once_it_is_whole(tmp_path):

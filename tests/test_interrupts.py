@@ -1,6 +1,8 @@
 """A run that is interrupted: whatever ends it, the caller holds a live state of the last step made."""
 
 import signal
+import subprocess
+import sys
 import threading
 from contextlib import contextmanager
 
@@ -12,7 +14,7 @@ import pytest
 from fixtures import make_batch, make_network, make_params
 
 import rnn_jax as rj
-from rnn_jax import train
+from rnn_jax import interrupts, train
 from rnn_jax.interrupts import SignalsWait
 
 NETWORK, OPTIMISER = make_network(rj.elman()), optax.sgd(0.1)
@@ -28,6 +30,12 @@ def _promotion():
     """Optax's own arithmetic promotes dtypes implicitly."""
     with jax.numpy_dtype_promotion("standard"):
         yield
+
+
+@pytest.fixture
+def later(monkeypatch):
+    """Every two signals are more than a second apart."""
+    monkeypatch.setattr(interrupts, "TOGETHER", 0.0)
 
 
 @contextmanager
@@ -136,7 +144,7 @@ def test_a_run_goes_on_after_a_handler_that_does_not_raise(every):
 
 
 @EVERY
-def test_a_second_signal_is_delivered_at_once(every):
+def test_a_second_signal_is_delivered_at_once(every, later):
     """The step that it divides is not made, and those before it are reported."""
 
     def twice():
@@ -149,7 +157,7 @@ def test_a_second_signal_is_delivered_at_once(every):
     chex.assert_trees_all_equal(states[-1], after(STOP))
 
 
-def test_two_signals_call_each_handler_once():
+def test_two_signals_call_each_handler_once(later):
     seen = []
 
     def note(number, frame):
@@ -163,6 +171,42 @@ def test_two_signals_call_each_handler_once():
         signals.deliver()
         signals.deliver()
     assert seen == [signal.SIGTERM, signal.SIGINT]
+
+
+def test_signals_within_a_second_are_one():
+    """As where a wrapper forwards Ctrl-C, which the terminal has sent to the whole group."""
+    seen = []
+
+    def note(number, frame):
+        seen.append(number)
+
+    with handled(note), handled(note, signal.SIGTERM):
+        with SignalsWait() as signals:
+            for number in (signal.SIGINT, signal.SIGINT, signal.SIGTERM):
+                interrupt(number)
+        assert seen == []
+        signals.deliver()
+    assert seen == [signal.SIGINT]
+
+
+@pytest.mark.parametrize("apart", [0.0, 1.0])
+def test_a_signal_without_a_handler_waits_and_ends_the_process(apart):
+    """SIGTERM in a program that sets no handler; the second one acts at once."""
+    program = f"""
+import signal
+from rnn_jax import interrupts
+interrupts.TOGETHER = {apart}
+with interrupts.SignalsWait() as signals:
+    signal.raise_signal(signal.SIGTERM)
+    print("waits", flush=True)
+    signal.raise_signal(signal.SIGTERM)
+    print("saved", flush=True)
+assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+signals.deliver()
+print("not ended", flush=True)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGTERM and done.stdout.split() == (["waits", "saved"] if apart else ["waits"])
 
 
 @EVERY
@@ -238,7 +282,7 @@ def test_a_signal_within_a_chunk_ends_it_there(every):
 
 
 @pytest.mark.parametrize(("every", "made"), [(5, [5]), (100, [6])])
-def test_a_second_signal_within_a_chunk_is_delivered_at_once(every, made):
+def test_a_second_signal_within_a_chunk_is_delivered_at_once(every, made, later):
     """The steps whose windows wait are not made, and those of the chunks before are reported."""
 
     def twice():

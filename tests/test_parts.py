@@ -2,6 +2,7 @@
 
 import dataclasses
 import shlex
+import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,6 +68,44 @@ def test_a_part_that_was_stopped_or_damaged_is_measured_again(config):
     parts = parts_of(config)
     assert parts.result("one", lambda: 1) == 1 and parts.result("two", lambda: 2) == 2
     assert {path.name for path in (config.out / "parts").iterdir()} == {"one.json", "two.json"}
+
+
+def test_a_part_that_cannot_be_written_is_kept_and_tried_again(config, monkeypatch, capsys):
+    """A disk that is full for a while; what is measured meanwhile is in the folder in the end."""
+    from rnn_jax.experiment import files
+
+    parts, write_text, full = parts_of(config), Path.write_text, [True]
+
+    def filled(path, *arguments, **options):
+        if full:
+            raise OSError(28, "No space left on device")
+        return write_text(path, *arguments, **options)
+
+    monkeypatch.setattr(files.Path, "write_text", filled)
+    capsys.readouterr()
+    assert parts.result("one", lambda: 1) == 1
+    parts.write_json("summary.json", [1])
+    error = capsys.readouterr().err.splitlines()
+    assert len(error) == 2 and all(line.startswith("warning: out is ") and "No space" in line for line in error)
+    with pytest.raises(experiment.UnsavedError, match="No space"):
+        parts.finish()
+    full.clear()
+    assert parts.result("one", never) == 1 and parts.result("two", lambda: [2, 3]) == [2, 3]
+    parts.write_json("summary.json", [1])
+    parts.finish()
+    again = parts_of(config)
+    assert again.result("one", never) == 1 and again.result("two", never) == [2, 3]
+
+
+def test_a_deleted_folder_is_made_again_with_its_parts(config):
+    parts_of(config).result("one", lambda: {"a": [1]})
+    parts = parts_of(config)
+    parts.result("one", never)["a"].append(2)
+    shutil.rmtree(config.out)
+    parts.result("two", lambda: 2)
+    parts.finish()
+    again = parts_of(config)
+    assert again.result("one", never) == {"a": [1]} and again.result("two", never) == 2
 
 
 @pytest.mark.parametrize(

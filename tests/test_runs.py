@@ -186,8 +186,51 @@ def test_a_deleted_folder_is_made_again(text, whole, tmp_path, monkeypatch):
 
     monkeypatch.setattr(data, "training_window", deleting)
     assert command(*SMALL, "--text", text, *STEPS, "--out", folder) == 0
-    assert {path.name for path in folder.iterdir()} == {path.name for path in whole.iterdir()}
+    assert {path.name for path in folder.iterdir()} == {path.name for path in whole.iterdir()} - {"lock"}
     assert_same(folder, whole)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="of the locks of POSIX")
+def test_a_second_process_is_refused(text, whole, three, tmp_path, monkeypatch, capsys):
+    """Whatever it asks for; to read is allowed, and after SIGKILL the run goes on."""
+    import fcntl
+
+    one, several = tmp_path / "one", tmp_path / "several"
+    shutil.copytree(whole, one)
+    shutil.copytree(three, several)
+    (one / "summary.json").unlink()
+    program = f"""
+import pathlib, signal
+from rnn_jax import experiment
+with experiment.Lock() as lock:
+    for folder in {[str(one), str(several / "seed-1")]}:
+        lock.take(pathlib.Path(folder))
+        lock.take(pathlib.Path(folder))
+    print("held", flush=True)
+    signal.pause()
+"""
+    before = contents(tmp_path)
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "held\n"
+        same = (*SMALL, "--text", text, *STEPS, "--out", one)
+        for flags in (("--resume", one), (*same, "--resume", "auto"), (*same, "--overwrite"), ("--resume", several)):
+            capsys.readouterr()
+            assert command(*flags) == 2
+            error = capsys.readouterr().err
+            assert "', where another process runs; it must be" in error and error.count("\n") == 1
+            assert str(several / "seed-1" if several in flags else one) in error
+        assert generated(capsys, "--generate", one, "--sample", "5")
+        assert contents(tmp_path) == before
+        other.kill()
+    assert command("--resume", one) == 0 and command("--resume", several) == 0
+    assert_same(one, whole)
+
+    def without(*arguments):
+        raise OSError(37, "No locks available")
+
+    (one / "summary.json").unlink()
+    monkeypatch.setattr(fcntl, "flock", without)
+    assert command("--resume", one) == 0
 
 
 def test_where_a_run_came_from(whole, text):
@@ -196,6 +239,47 @@ def test_where_a_run_came_from(whole, text):
     assert settings["rate"] == 3e-3 and settings["text"] == str(text) and settings["devices"] == 1
     assert "char_lm.py" in start["command"] and start["machine"]["jax"] == jax.__version__
     assert start["text_sha256"] == experiment.read_sealed(whole / "text.json")["sha256"]
+
+
+def test_a_run_that_goes_on_with_other_cores_says_so(whole, tmp_path, capsys):
+    """Once, as the next start is like the last one."""
+    folder = tmp_path / "run"
+    shutil.copytree(whole, folder)
+    settings = experiment.read_sealed(folder / "config.json")
+    start = settings["started by"][0]
+    start["machine"] |= {"cores": 99, "jax": "0.1"}
+    experiment.write_sealed(folder / "config.json", settings)
+    (folder / "summary.json").unlink()
+    capsys.readouterr()
+    cores = experiment.cores()
+    said = f"warning: cores {cores} (99 before), jax {jax.__version__} (0.1 before); the run goes on, but may not be "
+    for expected in (said + "the same to the bit\n", ""):
+        assert command("--resume", folder) == 0
+        assert capsys.readouterr().err == expected
+        assert experiment.last_start(folder)["machine"]["cores"] == cores
+        (folder / "summary.json").unlink()
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_where_the_newest_checkpoint_is_damaged_the_run_goes_on_from_the_one_before(
+    finished, text, whole, tmp_path, monkeypatch, capsys
+):
+    """In one line, with the metrics of that step, to the same bits."""
+    folder = tmp_path / "run"
+    if finished:
+        shutil.copytree(whole, folder)
+    else:
+        assert stopped(monkeypatch, data, "training_window", 14, *SMALL, "--text", text, *STEPS, "--out", folder) == 130
+    newest = max((folder / "checkpoint").iterdir(), key=lambda path: int(path.name))
+    shutil.rmtree(newest / "default")
+    capsys.readouterr()
+    assert generated(capsys, "--generate", folder, "--sample", "5")
+    assert command("--resume", folder) == 0
+    said = capsys.readouterr()
+    assert f"going on from step {15 if finished else 10}" in said.out.splitlines()
+    assert said.err.startswith("warning: folder is ") and said.err.endswith("; the one before it is read\n")
+    assert said.err.count("\n") == 1
+    assert_same(folder, whole)
 
 
 @pytest.mark.parametrize("place", ["config.json", "text.json", "summary.json"])
@@ -340,6 +424,68 @@ def test_others_may_watch(text, tmp_path, capsys):
         char_lm.run(config, watch=seen.append)
     assert seen == lines_of(tmp_path / "run") and len(seen) == 3
     assert capsys.readouterr() == ("", "")
+
+
+class Full:
+    """A log on a full disk."""
+
+    def __init__(self, terminal):
+        self.isatty = lambda: terminal
+
+    def write(self, text):
+        raise OSError(28, "No space left on device")
+
+    def flush(self):
+        self.write("")
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_output_that_cannot_be_printed_ends_no_run(terminal, text, whole, tmp_path, monkeypatch):
+    """Nor does a pipe without a reader, a bar, or a warning."""
+    from rnn_jax.experiment import progress
+
+    monkeypatch.setattr(progress, "SECONDS", 0.0)
+    config = char_lm.Config(
+        text=text, quick=True, hidden=4, batch=4, length=10, sample=5, steps=20, devices=1, out=tmp_path / "run",
+        cache=False,
+    )  # fmt: skip
+    with (
+        jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"), jax.enable_x64(False),
+        monkeypatch.context() as patched, pytest.raises(OSError, match="No space"),  # of the summary, printed last
+    ):  # fmt: skip
+        patched.setattr(sys, "stdout", Full(terminal))
+        patched.setattr(sys, "stderr", Full(terminal))
+        char_lm.run(config, watch=lambda line: 1 / 0)
+    assert_same(tmp_path / "run", whole)
+
+
+def test_a_watch_that_fails_is_one_line(text, whole, tmp_path, capsys):
+    def hiccup(line):
+        if line["step"] == 3:
+            raise ConnectionError("no route\nto host")
+
+    config = char_lm.Config(
+        text=text, quick=True, hidden=4, batch=4, length=10, sample=5, steps=20, devices=1, out=tmp_path / "run",
+        cache=False, quiet=True,
+    )  # fmt: skip
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"), jax.enable_x64(False):
+        char_lm.run(config, watch=hiccup)
+    said = "warning: watch failed at step 3 (ConnectionError: no route to host); the run goes on\n"
+    assert capsys.readouterr() == ("", said)
+    assert_same(tmp_path / "run", whole)
+
+
+def test_an_error_comes_after_the_steps_before_it_are_saved(text, whole, tmp_path, monkeypatch):
+    def failing(*arguments):
+        raise MemoryError
+
+    flags = (*SMALL, "--text", text, "--steps", "20", "--out", tmp_path / "run")
+    with monkeypatch.context() as patched, pytest.raises(MemoryError):
+        patched.setattr(train, "_evaluate_window", failing)
+        command(*flags)
+    assert int(saved(tmp_path / "run").step) == 10
+    assert command("--resume", tmp_path / "run") == 0
+    assert_same(tmp_path / "run", whole)
 
 
 def test_off_a_terminal_a_line_comes_every_so_often(monkeypatch, capsys):

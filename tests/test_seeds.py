@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from char_runs import SMALL, TEXT, command, lines_of
+from char_runs import SMALL, TEXT, command, contents, lines_of
 from fixtures import make_batch, make_network
 
 import rnn_jax as rj
@@ -116,6 +117,87 @@ def test_seeds_that_were_stopped_go_on_to_the_same_bits(text, tmp_path, monkeypa
     before = {path: path.read_bytes() for path in (tmp_path / "parts").rglob("*") if path.is_file()}
     assert command("--resume", tmp_path / "parts", "--no-cache") == 0
     assert before == {path: path.read_bytes() for path in (tmp_path / "parts").rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def three(text):
+    """A run of the seeds 4, 5 and 6, stopped within a line; the first has gone farther."""
+    flags = (*SMALL, "--text", text, *SEEDS, "--steps", "12", "--out", text.parent / "three")
+    assert command(*flags) == 0
+    assert command("--resume", text.parent / "three" / "seed-4", "--steps", "14") == 0
+    return text.parent / "three"
+
+
+def flip(path):
+    content = path.read_bytes()
+    path.write_bytes(content[:40] + bytes([content[40] ^ 128]) + content[41:])
+
+
+def deleted_checkpoint(path):
+    shutil.rmtree(path.parent / "checkpoint")
+    flip(path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("place", "harm", "says"),
+    [
+        ("config.json", flip, "with its config.json as it was written"),
+        ("config.json", Path.unlink, "must be the folder of an earlier run"),
+        ("config.json", deleted_checkpoint, "with its config.json as it was written"),
+        ("text.json", flip, "was trained on, unchanged"),
+        ("config.json", lambda path: path.write_text(path.read_text()), ""),
+    ],
+)
+def test_a_damaged_seed_is_refused_before_anything_is_written(place, harm, says, three, tmp_path, capsys):
+    """The last of three, of which the second is missing."""
+    folder = tmp_path / "run"
+    shutil.copytree(three, folder)
+    shutil.rmtree(folder / "seed-5")
+    harm(folder / "seed-6" / place)
+    before = contents(folder)
+    capsys.readouterr()
+    assert command("--resume", folder, "--steps", "14") == (2 if says else 0)
+    error = capsys.readouterr().err
+    if says:
+        assert says in error and error.count("\n") == 1 and "seed-6" in error
+        assert contents(folder) == before and not (folder / "seed-5").exists()
+    else:
+        assert (folder / "seed-5" / "summary.json").exists()
+
+
+@pytest.mark.slow
+def test_a_seed_with_other_flags_is_refused(three, tmp_path, capsys):
+    folder = tmp_path / "run"
+    shutil.copytree(three, folder)
+    settings = experiment.read_sealed(folder / "seed-6" / "config.json")
+    experiment.write_sealed(folder / "seed-6" / "config.json", {**settings, "rate": 0.5})
+    before = contents(folder)
+    capsys.readouterr()
+    assert command("--resume", folder, "--steps", "14") == 2
+    assert "rate is 0.003; it must be 0.5, as in the run that is resumed" in capsys.readouterr().err
+    assert contents(folder) == before
+
+
+@pytest.mark.slow
+def test_a_deleted_folder_of_seeds_is_made_again(text, tmp_path, monkeypatch):
+    """With its own config.json, so that the same command goes on after a kill."""
+    folder, window = tmp_path / "run", data.training_window
+    flags = (*SMALL, "--text", text, *SEEDS, "--steps", "12", "--checkpoint-every", "4", "--out", folder)
+
+    def harmful(stream, length, batch_size, index):
+        if index == 6:
+            shutil.rmtree(folder)
+        if index == 10:
+            raise Killed
+        return window(stream, length, batch_size, index)
+
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        patched.setattr(data, "training_window", harmful)
+        command(*flags)
+    assert command(*flags, "--resume", "auto") == 0
+    assert experiment.read_sealed(folder / "config.json")["seeds"] == 3
+    assert [line["step"] for line in lines_of(folder / "seed-5")] == [*range(1, 13)]
 
 
 def bomb(build):

@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 from rnn_jax.checks import InputError
+from rnn_jax.experiment.progress import tell
 from rnn_jax.experiment.training import UnsavedError
 from rnn_jax.train import NonFiniteError
 
@@ -96,5 +97,5 @@ def _status(
 
 
 def _complain(error: Exception, status: int) -> int:
-    print(f"error: {error}", file=sys.stderr)
+    tell(f"error: {error}", error=True)
     return status

@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 from rnn_jax import checkpoint
 from rnn_jax.checks import InputError, require
 from rnn_jax.experiment.files import read_sealed, write_sealed
+from rnn_jax.experiment.lock import LOCK
 
 Config = TypeVar("Config")
 AUTO = Path("auto")
@@ -71,7 +72,8 @@ def new_folder(
             require(config.overwrite or getattr(config, "resume", None) == AUTO, "out", str(out), required)
             _check_earlier_run(out, experiment, files, inputs)
             for path in out.iterdir():
-                if path.name != "config.json":  # it goes last, so that a deletion cut short can be repeated
+                # config.json goes last, so that a deletion cut short can be repeated; a lock may be held
+                if path.name not in ("config.json", LOCK):
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
     except OSError as error:
         raise InputError(f"out is {str(out)!r}: {error.strerror}; it must be a folder that can be written") from None
@@ -108,6 +110,25 @@ def write_config(folder: Path, experiment: str, config: Any, origin: dict[str, A
     settings = {name: value for name, value in dataclasses.asdict(config).items() if name != "resume"}
     starts = {STARTS: [*(read_sealed(file) or {}).get(STARTS, []), origin]} if origin else {}
     write_sealed(file, {"experiment": experiment, **settings, **starts})
+
+
+def last_start(folder: Path) -> dict[str, Any] | None:
+    """The origin of the last process that began or resumed a run.
+
+    Args:
+      folder: the folder of the run.
+
+    Returns:
+      A dict, as from ``origin()``; None where config.json has none.
+
+    Examples:
+      >>> from pathlib import Path
+      >>> from rnn_jax import experiment
+      >>> experiment.last_start(Path("no such folder")) is None
+      True
+    """
+    starts = (read_sealed(folder / "config.json") or {}).get(STARTS)
+    return starts[-1] if starts else None
 
 
 def read_config(folder: Path, experiment: str, config: type[Config], argument: str = "resume") -> Config:

@@ -11,6 +11,7 @@ from rnn_jax import network as net
 from rnn_jax.cells import CELLS, elman
 from rnn_jax.checks import InputError, refuse, require
 from rnn_jax.experiment.files import read_sealed
+from rnn_jax.experiment.progress import tell
 from rnn_jax.losses import softmax_cross_entropy
 from rnn_jax.types import Network, Params
 
@@ -83,5 +84,7 @@ def load_run(folder: str | Path) -> LoadedRun:
     except (KeyError, TypeError, InputError):
         refuse("folder", str(folder), wanted)
     saved = checkpoint.read(path / "checkpoint")
+    if saved.passed_over:
+        tell(f"warning: {saved.passed_over}; the one before it is read", error=True)
     params = checkpoint.params_of(saved, net.init(network, jax.random.key(0)))
     return LoadedRun(network, params, text["alphabet"], int(saved.arrays[".step"]))

@@ -57,7 +57,7 @@ def machine() -> dict[str, Any]:
       ['processor', 'cores', 'devices', 'python']
     """
     packages = {}
-    for name in ("jax", "jaxlib", "optax", "chex", "numpy"):
+    for name in ("rnn_jax", "jax", "jaxlib", "optax", "chex", "numpy"):
         try:
             packages[name] = version(name)
         except PackageNotFoundError:

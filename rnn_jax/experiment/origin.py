@@ -9,6 +9,9 @@ from typing import Any
 
 from rnn_jax.experiment.machine import machine
 
+MATTERS = ("commit", "processor", "cores", "rnn_jax", "jax", "jaxlib", "optax")
+"""Of an origin, what may change the last bits of a run: XLA splits sums among the cores, for one."""
+
 
 def origin() -> dict[str, Any]:
     """What started this process, for config.json.
@@ -28,6 +31,29 @@ def origin() -> dict[str, Any]:
         "commit": _commit(),
         "machine": machine(),
     }
+
+
+def changes(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """What changed from one start of a run to the next, of that on which the last bits of its sums depend.
+
+    Args:
+      before: as from ``origin()``.
+      now: as from ``origin()``.
+
+    Returns:
+      A text such as "cores 2 (4 before)"; empty where nothing changed.
+
+    Examples:
+      >>> from rnn_jax import experiment
+      >>> now = experiment.origin()
+      >>> experiment.changes(now, now)
+      ''
+      >>> experiment.changes({**now, "commit": "1234567"}, {**now, "commit": "89abcde"})
+      'commit 89abcde (1234567 before)'
+    """
+    one, other = ({"commit": start.get("commit"), **start.get("machine", {})} for start in (before, now))
+    differ = [name for name in MATTERS if name in one and name in other and one[name] != other[name]]
+    return ", ".join(f"{name} {other[name]} ({one[name]} before)" for name in differ)
 
 
 def _commit() -> str | None:

@@ -1,17 +1,22 @@
 """The parts of an experiment, each kept as soon as it is measured, so that a run that was stopped goes on."""
 
+import copy
 import dataclasses
 import json
 import shlex
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rnn_jax.checks import require
-from rnn_jax.experiment.files import read_sealed, write_sealed
+from rnn_jax.experiment.files import read_sealed, write_json, write_sealed, writing
 from rnn_jax.experiment.folder import new_folder, read_config, resumed, write_config
+from rnn_jax.experiment.kept import Kept
 from rnn_jax.experiment.origin import origin
+from rnn_jax.experiment.progress import tell
+from rnn_jax.experiment.training import UnsavedError
 
 
 class Parts:
@@ -69,12 +74,15 @@ class Parts:
             self.folder = out
         else:
             self.folder = new_folder(experiment, config, rf"{files}|parts(/[^/]+\.json)?", origin=origin())
-        print(f"run folder: {self.folder}\nto go on with it: {self._command(config)}", flush=True)
+        self._files, self._found = Kept(self.folder, ("config.json",)), dict[str, dict[str, Any]]()
+        tell(f"run folder: {self.folder}\nto go on with it: {self._command(config)}")
 
     def result(self, name: str, measure: Callable[[], Any]) -> Any:
         """What a part has measured: as it is kept in the folder, or measured now, and kept.
 
-        A file that is damaged counts as none, so that the part is measured again.
+        A file that is damaged counts as none, so that the part is measured again.  A result that cannot be written, as
+        on a full disk, is said in a line on stderr, and tried again at the next part; so are all files where the folder
+        was deleted.
 
         Args:
           name: the name of the part, which is that of its file.
@@ -84,16 +92,55 @@ class Parts:
           The result as it is read from JSON, with lists for tuples, whether it was measured now or before.
 
         Raises:
-          InputError: a file that cannot be written, or a full disk.
+          Whatever ``measure`` raises.
         """
-        file = self.folder / "parts" / f"{name}.json"
-        kept = read_sealed(file)
-        if kept is None:
-            result = measure()
-            file.parent.mkdir(exist_ok=True)
-            kept = json.loads(json.dumps({"result": result}))
-            write_sealed(file, kept)
-        return kept["result"]
+        if name not in self._found:
+            kept = read_sealed(self._file(name))
+            fresh = kept is None
+            self._found[name] = json.loads(json.dumps({"result": measure()})) if kept is None else kept
+            self._write_parts(name if fresh else None)
+        result: Any = self._found[name]["result"]
+        return copy.deepcopy(result)
+
+    def write(self, name: str, write: Callable[[Path], Any]) -> None:
+        """Write a file beside the parts; where it cannot be written, say so in a line on stderr and go on.
+
+        Args:
+          name: the name of the file.
+          write: ``write(path)`` writes it.
+        """
+        self._files.keep()
+        self._files.attempt(name, partial(_write, self.folder / name, write))
+
+    def write_json(self, name: str, content: Any) -> None:
+        """As ``write``, of plain values as indented JSON.
+
+        Args:
+          name: the name of the file.
+          content: as for ``experiment.write_json``.
+        """
+        self.write(name, partial(write_json, content=content))
+
+    def finish(self) -> None:
+        """Try again to write the parts that could not be written; call it last.
+
+        Raises:
+          UnsavedError: a part, or a file by ``write``, could not be written.
+        """
+        self._write_parts()
+        if self._files.unsaved():
+            raise UnsavedError(str(self._files.unsaved()[0]))
+
+    def _write_parts(self, fresh: str | None = None) -> None:
+        """Write the parts that are not in the folder, and one that takes the place of a damaged file."""
+        self._files.keep()
+        for name, kept in self._found.items():
+            file = self._file(name)
+            if name == fresh or not file.exists():
+                self._files.attempt(f"part {name}", partial(_write, file, partial(write_sealed, content=kept)))
+
+    def _file(self, name: str) -> Path:
+        return self.folder / "parts" / f"{name}.json"
 
     def _command(self, config: Any) -> str:
         """The command line of a configuration: the flags that are not at their defaults, and where the run is."""
@@ -106,6 +153,12 @@ class Parts:
                     [f"--{'' if value else 'no-'}{name}"] if isinstance(value, bool) else [f"--{name}", *_words(value)]
                 )
         return shlex.join([*words, "--out", str(self.folder.absolute()), "--resume", "auto"])
+
+
+def _write(path: Path, write: Callable[[Path], Any]) -> None:
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(path)
 
 
 def _words(value: Any) -> list[str]:

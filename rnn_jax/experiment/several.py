@@ -1,14 +1,15 @@
 """Training runs of several seeds at once, each with files of its own."""
 
 import statistics
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from rnn_jax import seeds, train
 from rnn_jax.checks import InputError, require
-from rnn_jax.experiment.progress import Line, Watch
+from rnn_jax.experiment.kept import Kept
+from rnn_jax.experiment.progress import Line, Watch, tell
 from rnn_jax.experiment.training import Run, Training
 
 
@@ -25,6 +26,8 @@ class SeveralRuns(Training):
 
     Args:
       runs: the files of the runs by their seeds.
+      folder: the folder of them all, if it has files of its own.
+      kept: the names of these files, which stand there, and are written again where they are gone.
 
     Raises:
       InputError: no run.
@@ -53,21 +56,23 @@ class SeveralRuns(Training):
       [10, 20]
     """
 
-    def __init__(self, runs: Mapping[int, Run]) -> None:
+    def __init__(self, runs: Mapping[int, Run], folder: Path = Path(), kept: tuple[str, ...] = ()) -> None:
         require(runs, "runs", {}, "one or more")
+        self._files = Kept(folder, kept)
         self.runs = dict(runs)
         self._seconds = max(run._seconds for run in self.runs.values())
         self._told = set[int]()
 
     def save(self, state: train.TrainState) -> None:
         """Save each run that has come so far, and those whose last save failed."""
+        self._files.keep()
         for run, own in zip(self.runs.values(), self._apart(state), strict=True):
             if int(own.step) == int(state.step) or run.unsaved():
                 run.save(own)
 
     def unsaved(self) -> list[InputError]:
         """Why files of any run are not as they should be."""
-        return [error for run in self.runs.values() for error in run.unsaved()]
+        return [*self._files.unsaved(), *(error for run in self.runs.values() for error in run.unsaved())]
 
     def _diverge(self, error: train.NonFiniteError) -> None:
         raise error  # the common state is always finite
@@ -86,7 +91,7 @@ class SeveralRuns(Training):
                 run._add(steps, own, elapsed)
             if not own.finite and seed not in self._told:
                 error = train.NonFiniteError(own)
-                print(f"seed {seed}: {error}; the other seeds go on", file=sys.stderr, flush=True)
+                tell(f"seed {seed}: {error}; the other seeds go on", error=True)
                 run._diverge(error)
                 self._told.add(seed)
 

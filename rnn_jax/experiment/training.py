@@ -1,22 +1,21 @@
 """A training run that goes on where it was stopped, to the bit: state, metrics, and the order of the data."""
 
 import json
-import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
 from rnn_jax import checkpoint, train
 from rnn_jax.checks import InputError, check_int
-from rnn_jax.experiment.files import write_text, writing
-from rnn_jax.experiment.progress import Line, Progress, Watch
+from rnn_jax.experiment.kept import Kept
+from rnn_jax.experiment.progress import Line, Progress, Watch, inform
 from rnn_jax.interrupts import SignalsWait
 from rnn_jax.types import Batch
 
@@ -106,7 +105,8 @@ class Training(ABC):
             say besides.  It calls ``check()`` now and then, which raises ``Interrupted`` where a signal waits; the run
             that is resumed begins with this measurement.
           progress: shows the steps and the lines.
-          watch: called with each line.
+          watch: called with each line.  What it raises is said in a line on stderr, and the run goes on.  It can end
+            the run by a signal, as with ``signal.raise_signal(signal.SIGINT)``.
 
         Returns:
           The state after the last step that was made.
@@ -115,6 +115,8 @@ class Training(ABC):
           UnsavedError: the last save failed.
           NonFiniteError: a number that is not finite; the last good state is saved.
           InputError: an invalid argument.
+
+        Any other error comes after the steps before it are saved, unless it took the state with it.
         """
         save_every = 10 * every if save_every is None else save_every
         for name, count in (("steps", steps), ("every", every), ("save_every", save_every)):
@@ -172,6 +174,13 @@ class Training(ABC):
             del made[error.step - done :]
             add(error.state)
             self._diverge(error)
+            raise
+        except Exception:
+            if changed and not any(
+                isinstance(leaf, jax.Array) and leaf.is_deleted() for leaf in jax.tree.leaves(state)
+            ):
+                with suppress(Exception):  # the first error is the one to tell
+                    self.save(state)
             raise
         if self.unsaved():
             raise UnsavedError(str(self.unsaved()[0]))
@@ -258,36 +267,34 @@ class Run(Training):
         self.folder = folder
         self.lines: list[Line] = []
         """The lines of metrics.jsonl."""
-        self._sums, self._seconds, self._unsaved = Sums(), 0.0, dict[str, InputError]()
+        self._sums, self._seconds, self._files = Sums(), 0.0, Kept(folder, kept)
         if saved is not None:
             try:
                 self.lines, self._seconds = list(saved.notes["lines"]), float(saved.notes["seconds"])
                 self._sums = Sums(*saved.notes["sums"])
             except (TypeError, KeyError, ValueError):
                 raise InputError(f"folder is {saved.folder!r}; it must be a checkpoint of a run with metrics") from None
-        self._kept = {name: (folder / name).read_text(encoding="utf-8") for name in kept}
 
     def save(self, state: train.TrainState) -> None:
         """Write a checkpoint, and metrics.jsonl; where this fails, say so on stderr and go on."""
         notes = {"lines": self.lines, "sums": self._sums, "seconds": self._seconds}
-        for name, text in self._kept.items():
-            self._attempt(name, partial(self._keep, name, text))
-        self._attempt("checkpoint", partial(checkpoint.save, self.folder / "checkpoint", state, notes))
+        self._files.keep()
+        self._files.attempt("checkpoint", partial(checkpoint.save, self.folder / "checkpoint", state, notes))
         self.write_lines()
 
     def write_lines(self) -> None:
         """Write metrics.jsonl, unless it is as it should be."""
         text = "".join(json.dumps(line) + "\n" for line in self.lines)
-        self._attempt("metrics.jsonl", partial(self._keep, "metrics.jsonl", text, renew=True))
+        self._files.attempt("metrics.jsonl", partial(self._files.write, "metrics.jsonl", text, renew=True))
 
     def unsaved(self) -> list[InputError]:
         """Why files are not as they should be."""
-        return list(self._unsaved.values())
+        return self._files.unsaved()
 
     def _diverge(self, error: train.NonFiniteError) -> None:
         self.save(error.state)
         text = json.dumps({"step": error.step, "message": str(error)}) + "\n"
-        self._attempt("diverged.json", partial(self._keep, "diverged.json", text, renew=True))
+        self._files.attempt("diverged.json", partial(self._files.write, "diverged.json", text, renew=True))
 
     def _add(self, made: list[train.Metrics], state: train.TrainState, elapsed: Callable[[], float]) -> None:
         """Add the metrics of the steps that led to this state."""
@@ -313,26 +320,9 @@ class Run(Training):
         self._sums, self._seconds = Sums(), elapsed()
         self.lines.append(line)
         self.write_lines()
-        watch(line)
+        inform(watch, line)
         return line
 
     def _ended(self, state: train.TrainState) -> bool:
         """Whether no further step can be made."""
         return False
-
-    def _keep(self, name: str, text: str, renew: bool = False) -> None:
-        path = self.folder / name
-        with writing(path):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            if not path.exists() or (renew and path.read_bytes() != text.encode()):
-                write_text(path, text)
-
-    def _attempt(self, name: str, write: Callable[[], Any]) -> None:
-        try:
-            write()
-        except InputError as error:
-            self._unsaved[name] = error
-            with suppress(OSError):
-                print(f"warning: {error}; the run goes on, and tries again", file=sys.stderr, flush=True)
-        else:
-            self._unsaved.pop(name, None)
