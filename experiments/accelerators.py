@@ -168,7 +168,9 @@ class Config:
     """What to compile."""
 
     platform: Literal["cuda", "tpu"] = "cuda"
+    """cuda: an H100; tpu: a TPU v5e."""
     cell: Literal["elman", "lstm", "gru"] = "lstm"
+    """The cell of the one layer."""
     hidden: int = 512
     """H."""
     batch: int = 64

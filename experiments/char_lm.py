@@ -63,6 +63,7 @@ class Config:
     text: Path | None = None
     """UTF-8 text file, or - for the standard input; by default 38 plays of Shakespeare."""
     cell: Literal[*CELLS] = "elman"
+    """The cell of every layer."""
     activation: Literal["tanh", "relu", "identity"] | None = None
     """(elman only) By default tanh."""
     leak: float | None = None
@@ -70,6 +71,7 @@ class Config:
     hidden: int = 128
     """H, units per layer."""
     layers: int = 1
+    """Recurrent layers, one upon the other."""
     recurrent: Literal["uniform", "orthogonal", "identity"] = "uniform"
     """Initialisation of W."""
     chrono: int | None = None
@@ -90,6 +92,7 @@ class Config:
     """T, characters per window; the gradient does not reach beyond it, the state does. By default 100, with --quick
     50."""
     optimiser: Literal["adam", "sgd"] = "adam"
+    """Adam, or plain gradient descent."""
     rate: float | None = None
     """Peak learning rate; by default 0.01, or for adam with a cell without gates 3e-3."""
     decay: bool = True

@@ -60,6 +60,7 @@ class Config:
     precision: Literal["highest", "default"] = "highest"
     """Of matrix products: "default" is what an accelerator does unless told, TF32 or bfloat16, and what that costs."""
     seed: int = 0
+    """Of weights and tokens."""
     out: Path | None = None
     """Run folder; by default runs/compare_gradients/TIME."""
     overwrite: bool = False

@@ -28,8 +28,11 @@ class Config:
     """How long to train, on which numbers, and where the learning curve goes."""
 
     steps: int = 2000
+    """Updates, of one window each."""
     seed: int = 0
+    """Of weights and numbers."""
     out: Path = Path("minimal.png")
+    """The file of the plot."""
 
 
 def main(config: Config) -> None:

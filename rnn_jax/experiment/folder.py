@@ -77,7 +77,7 @@ def new_folder(
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
     except OSError as error:
         raise InputError(f"out is {str(out)!r}: {error.strerror}; it must be a folder that can be written") from None
-    write_config(out, experiment, config, origin)
+    write_config(out, experiment, dataclasses.replace(config, out=out.absolute()), origin)
     return out
 
 
