@@ -37,7 +37,7 @@ class Saved(NamedTuple):
     notes: Any
     """What was saved with the state."""
     passed_over: str | None = None
-    """Why the newest checkpoint could not be read, and this is the one before it."""
+    """Says that the newest checkpoint is damaged, where this is the one before it."""
 
 
 def save(folder: str | Path, state: TrainState, notes: Any = None) -> None:
@@ -155,7 +155,8 @@ def read(folder: str | Path) -> Saved:
         except InputError as error:
             refusals.append(error)
         else:
-            return Saved(str(folder), arrays, notes, str(refusals[0]) if refusals else None)
+            passed_over = f"the newest checkpoint in {str(folder)!r} is damaged" if refusals else None
+            return Saved(str(folder), arrays, notes, passed_over)
     raise refusals[0]
 
 
