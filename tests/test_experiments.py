@@ -532,7 +532,7 @@ def test_rules_benchmark_measures_every_part(tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_every_rule_that_misses_a_goal_has_a_profile(tmp_path):
     flags = ("--quick", "--no-rivals", "--parts", "profile", "--rules", "rtrl", "snap", "--out", tmp_path / "run")
     result = script("rules_benchmark.py", *flags, cwd=tmp_path)

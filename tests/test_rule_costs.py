@@ -151,7 +151,7 @@ def compiled(algorithm, network):
     return memory, analysis.temp_size_in_bytes
 
 
-@pytest.mark.parametrize("cell", marked(["elman", "lstm-peepholes"], ["elman"]))
+@pytest.mark.parametrize("cell", marked(["elman", "lstm-peepholes"], ["elman"], ["lstm-peepholes"]))
 @pytest.mark.parametrize("name", marked(CARRIED, ["rtrl"]))
 def test_xla_counts_as_much_as_is_stated(name, cell):
     """The memory that goes in, to the byte; and the power of H with which temporaries grow.

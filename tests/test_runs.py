@@ -277,7 +277,9 @@ def test_where_the_newest_checkpoint_is_damaged_the_run_goes_on_from_the_one_bef
     assert command("--resume", folder) == 0
     said = capsys.readouterr()
     assert f"going on from step {15 if finished else 10}" in said.out.splitlines()
-    assert said.err.startswith("warning: the newest checkpoint in ") and said.err.endswith("; the one before it is read\n")
+    assert said.err.startswith("warning: the newest checkpoint in ") and said.err.endswith(
+        "; the one before it is read\n"
+    )
     assert said.err.count("\n") == 1
     assert_same(folder, whole)
 
