@@ -153,6 +153,7 @@ def test_a_signal_within_an_evaluation_is_honoured_there(text, whole, tmp_path, 
     assert_same(folder, whole)
 
 
+@pytest.mark.slow
 def test_a_failed_save_is_tried_again(text, whole, tmp_path, monkeypatch, capsys):
     """Also after Ctrl-C, where the status tells that nothing was saved."""
     folder, save, calls = tmp_path / "run", checkpoint.save, []
@@ -260,6 +261,7 @@ def test_a_run_that_goes_on_with_other_cores_says_so(whole, tmp_path, capsys):
         (folder / "summary.json").unlink()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("finished", [True, False])
 def test_where_the_newest_checkpoint_is_damaged_the_run_goes_on_from_the_one_before(
     finished, text, whole, tmp_path, monkeypatch, capsys
@@ -477,6 +479,7 @@ def test_a_watch_that_fails_is_one_line(text, whole, tmp_path, capsys):
     assert_same(tmp_path / "run", whole)
 
 
+@pytest.mark.slow
 def test_an_error_comes_after_the_steps_before_it_are_saved(text, whole, tmp_path, monkeypatch):
     def failing(*arguments):
         raise MemoryError

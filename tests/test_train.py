@@ -59,6 +59,7 @@ def test_the_same_seed_gives_bitwise_equal_runs():
     chex.assert_trees_all_equal(train_once(), train_once())
 
 
+@pytest.mark.slow
 def test_gradient_is_averaged_over_the_steps_that_count():
     """The step of a masked batch is that of its valid part alone, by plain SGD on the mean."""
     network = make_network(rj.gru())
