@@ -12,6 +12,7 @@ import signal
 import jax
 import pytest
 
+import rnn_jax
 from rnn_jax import ops
 
 jax.config.update("jax_enable_x64", True)
@@ -48,18 +49,22 @@ def sums_as_users_compile():
 
 
 REAL = ("scikit-learn", "sktime", "reservoirpy")
+RULES = {f"{rule.__module__}.{name}" for name, rule in rnn_jax.ALGORITHMS.items()}
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     """What is exhaustive in one parameter is not slow by another.
 
-    The examples in the docstrings of real sequences are skipped where a package with a set is not installed.
+    The examples in the docstrings of real sequences are skipped where a package with a set is not installed.  Those of
+    the learning rules are slow, since they compile.
     """
     absent = [name for name in REAL if not any(importlib.metadata.distributions(name=name))]
     for item in items:
         if item.get_closest_marker("exhaustive"):
             item.own_markers = [mark for mark in item.own_markers if mark.name != "slow"]
+        if item.name in RULES:
+            item.add_marker(pytest.mark.slow)
         if absent and item.name.startswith("rnn_jax.data.real."):
             item.add_marker(pytest.mark.skip(reason=f"{', '.join(absent)}: not installed"))
 

@@ -127,6 +127,7 @@ def dense_jacobians(network, params, rows, window):
     return np.stack(found)
 
 
+@pytest.mark.slow
 @cells
 def test_singular_values_are_those_of_the_dense_product(name):
     """Resets, which make them 0, and masks, which leave them as they are, included."""
@@ -141,6 +142,7 @@ def test_singular_values_are_those_of_the_dense_product(name):
             np.testing.assert_allclose(np.exp(logs[t, b]), dense, rtol=0, atol=1e-12 * dense[0])
 
 
+@pytest.mark.slow
 @cells
 def test_exponents_are_those_of_the_dense_jacobians(name):
     network, params, state, batch = case(name)

@@ -14,6 +14,7 @@ from fixtures import (
     assert_close,
     assert_same,
     cells,
+    cells_marked,
     every_cell,
     exact_algorithms,
     make_batch,
@@ -244,7 +245,7 @@ def test_loss_by_finite_differences(cell):
 
 
 @exact_algorithms
-@cells
+@cells_marked()
 def test_windows_carry_the_state(cell, algorithm):
     """Losses of windows add up to the whole; the gradient is that with a stop_gradient at each window's start."""
     network = make_network(cell, 2)

@@ -176,6 +176,7 @@ def test_a_failed_save_is_tried_again(text, whole, tmp_path, monkeypatch, capsys
     assert capsys.readouterr().err.splitlines()[-1] == "error: folder is full"
 
 
+@pytest.mark.slow
 def test_a_deleted_folder_is_made_again(text, whole, tmp_path, monkeypatch):
     """With all that a run needs to go on."""
     folder, window = tmp_path / "run", data.training_window
@@ -242,6 +243,7 @@ def test_where_a_run_came_from(whole, text):
     assert start["text_sha256"] == experiment.read_sealed(whole / "text.json")["sha256"]
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_with_other_cores_says_so(whole, tmp_path, capsys):
     """Once, as the next start is like the last one."""
     folder = tmp_path / "run"
@@ -443,6 +445,7 @@ class Full:
         self.write("")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("terminal", [True, False])
 def test_output_that_cannot_be_printed_ends_no_run(terminal, text, whole, tmp_path, monkeypatch):
     """Nor does a pipe without a reader, a bar, or a warning."""
@@ -463,6 +466,7 @@ def test_output_that_cannot_be_printed_ends_no_run(terminal, text, whole, tmp_pa
     assert_same(tmp_path / "run", whole)
 
 
+@pytest.mark.slow
 def test_a_watch_that_fails_is_one_line(text, whole, tmp_path, capsys):
     def hiccup(line):
         if line["step"] == 3:
