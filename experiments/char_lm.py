@@ -470,7 +470,7 @@ def found(config: Config, corpus: data.Corpus, like: train.TrainState, lock: exp
     lock.take(folder)
     saved = checkpoint.read(folder / "checkpoint")
     if saved.passed_over:
-        experiment.tell(f"warning: {saved.passed_over}; the one before it is read", error=True)
+        experiment.tell(f"warning: {saved.passed_over}", error=True)
     state = checkpoint.state_of(saved, like)
     done = int(state.step)
     require(done <= config.steps, "steps", config.steps, f"{done} or more, as the run has made {done}")

@@ -155,8 +155,8 @@ def read(folder: str | Path) -> Saved:
         except InputError as error:
             refusals.append(error)
         else:
-            passed_over = f"the newest checkpoint in {str(folder)!r} is damaged" if refusals else None
-            return Saved(str(folder), arrays, notes, passed_over)
+            passed_over = f"the newest checkpoint in {str(folder)!r} is damaged; the one before it is read"
+            return Saved(str(folder), arrays, notes, passed_over if refusals else None)
     raise refusals[0]
 
 

@@ -85,6 +85,6 @@ def load_run(folder: str | Path) -> LoadedRun:
         refuse("folder", str(folder), wanted)
     saved = checkpoint.read(path / "checkpoint")
     if saved.passed_over:
-        tell(f"warning: {saved.passed_over}; the one before it is read", error=True)
+        tell(f"warning: {saved.passed_over}", error=True)
     params = checkpoint.params_of(saved, net.init(network, jax.random.key(0)))
     return LoadedRun(network, params, text["alphabet"], int(saved.arrays[".step"]))
