@@ -129,6 +129,26 @@ def test_another_run_is_refused_in_one_line(config, changed, says):
     assert {path: path.read_bytes() for path in config.out.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="of the locks of POSIX")
+@pytest.mark.parametrize("changed", [{}, {"resume": None, "overwrite": True}], ids=["resume", "overwrite"])
+def test_no_other_process_runs_in_the_folder(config, changed):
+    """Until ``finish``; in this process another may, as in a notebook.  Another ``Lock`` is as another process."""
+    again = dataclasses.replace(config, **changed)
+    for each in config, again:
+        parts = parts_of(each)
+        with experiment.Lock() as other, pytest.raises(rj.InputError, match="where another process runs"):
+            other.take(config.out)
+        parts.finish()
+        with experiment.Lock() as other:
+            other.take(config.out)
+            before = {path: path.read_bytes() for path in config.out.rglob("*") if path.is_file()}
+            for _ in range(2):
+                with pytest.raises(rj.InputError, match="where another process runs") as refused:
+                    parts_of(again)
+            assert "\n" not in str(refused.value)
+            assert {path: path.read_bytes() for path in config.out.rglob("*") if path.is_file()} == before
+
+
 def test_a_folder_of_another_experiment_is_refused(config):
     experiment.write_config((config.out.mkdir(), config.out)[1], "another", config)
     with pytest.raises(rj.InputError, match="it must be the folder of a run of test"):

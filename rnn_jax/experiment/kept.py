@@ -34,11 +34,23 @@ class Kept:
         Raises:
           InputError: a file that cannot be written, or a full disk.
         """
+
+        def renewed(path: Path) -> None:
+            if not path.exists() or (renew and path.read_bytes() != text.encode()):
+                write_text(path, text)
+
+        self.make(name, renewed)
+
+    def make(self, name: str, write: Callable[[Path], Any]) -> None:
+        """Write a file by ``write(path)``, and its folder where that is gone.
+
+        Raises:
+          InputError: a file that cannot be written, or a full disk.
+        """
         path = self.folder / name
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            if not path.exists() or (renew and path.read_bytes() != text.encode()):
-                write_text(path, text)
+            write(path)
 
     def attempt(self, name: str, write: Callable[[], Any]) -> None:
         """Call a function that writes a file; an InputError is one line on stderr, and noted until it succeeds."""

@@ -39,6 +39,7 @@ class Lock:
     def __exit__(self, *error: object) -> None:
         for file in self._files.values():
             file.close()
+        self._files.clear()
 
     def take(self, folder: Path, make: bool = True) -> None:
         """Hold a folder from now on; it may be held by this lock already.
@@ -55,11 +56,24 @@ class Lock:
             return
         try:
             file = path.open("a")
-            self._files[path] = file
+        except OSError:  # the run itself will tell
+            return
+        try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            file.close()
             raise InputError(
                 f"out is {str(folder)!r}, where another process runs; it must be a folder that no other process uses"
             ) from None
-        except OSError:  # no locks, or no file can be written, which the run itself will tell
-            return
+        except OSError:  # the disk has no locks
+            pass
+        self._files[path] = file
+
+    def release(self, folder: Path) -> None:
+        """Hold a folder no longer; it may be one that is not held.
+
+        Args:
+          folder: as in ``take``.
+        """
+        if file := self._files.pop((folder / LOCK).absolute(), None):
+            file.close()

@@ -11,18 +11,23 @@ from pathlib import Path
 from typing import Any
 
 from rnn_jax.checks import require
-from rnn_jax.experiment.files import read_sealed, write_json, write_sealed, writing
+from rnn_jax.experiment.files import read_sealed, write_json, write_sealed
 from rnn_jax.experiment.folder import new_folder, read_config, resumed, write_config
 from rnn_jax.experiment.kept import Kept
+from rnn_jax.experiment.lock import LOCK, Lock
 from rnn_jax.experiment.origin import origin
 from rnn_jax.experiment.progress import tell
 from rnn_jax.experiment.training import UnsavedError
+
+HELD = Lock()
+"""The folders that this process holds; a second ``Parts`` in one of them, as in a notebook, is no other process."""
 
 
 class Parts:
     """The folder of a run that is measured part by part.
 
-    The folder is made, or found again with ``--resume auto``.  It and the command that goes on with it are printed.
+    The folder is made, or found again with ``--resume auto``.  It and the command that goes on with it are printed.  No
+    other process can run in it until ``finish``, or until this process ends.
 
     Args:
       experiment: the name of the experiment.
@@ -31,8 +36,8 @@ class Parts:
       files: a regular expression for all that the experiment writes beside the parts, as for ``new_folder``.
 
     Raises:
-      InputError: a folder that ``new_folder`` refuses; or to resume, one of another run, or a flag that differs from
-        the run's.
+      InputError: a folder that ``new_folder`` refuses, or in which another process runs; or to resume, one of another
+        run, or a flag that differs from the run's.
 
     Examples:
       >>> import tempfile
@@ -70,10 +75,15 @@ class Parts:
         if config.resume and (out / "config.json").is_file():
             saved = read_config(out, experiment, type(config))
             resumed(dataclasses.replace(config, resume=out), experiment, left_out=saved, free=("out", "overwrite"))
+            HELD.take(out)
             write_config(out, experiment, config, origin())
             self.folder = out
         else:
-            self.folder = new_folder(experiment, config, rf"{files}|parts(/[^/]+\.json)?", origin=origin())
+            if out:
+                HELD.take(out, make=False)
+            known = rf"{files}|{LOCK}|parts(/[^/]+\.json)?"
+            self.folder = new_folder(experiment, config, known, origin=origin())
+            HELD.take(self.folder)
         self._files, self._found = Kept(self.folder, ("config.json",)), dict[str, dict[str, Any]]()
         tell(f"run folder: {self.folder}\nto go on with it: {self._command(config)}")
 
@@ -95,7 +105,7 @@ class Parts:
           Whatever ``measure`` raises.
         """
         if name not in self._found:
-            kept = read_sealed(self._file(name))
+            kept = read_sealed(self.folder / _file(name))
             fresh = kept is None
             self._found[name] = json.loads(json.dumps({"result": measure()})) if kept is None else kept
             self._write_parts(name if fresh else None)
@@ -110,7 +120,7 @@ class Parts:
           write: ``write(path)`` writes it.
         """
         self._files.keep()
-        self._files.attempt(name, partial(_write, self.folder / name, write))
+        self._files.attempt(name, partial(self._files.make, name, write))
 
     def write_json(self, name: str, content: Any) -> None:
         """As ``write``, of plain values as indented JSON.
@@ -122,12 +132,13 @@ class Parts:
         self.write(name, partial(write_json, content=content))
 
     def finish(self) -> None:
-        """Try again to write the parts that could not be written; call it last.
+        """Try again to write the parts that could not be written, and hold the folder no longer; call it last.
 
         Raises:
           UnsavedError: a part, or a file by ``write``, could not be written.
         """
         self._write_parts()
+        HELD.release(self.folder)
         if self._files.unsaved():
             raise UnsavedError(str(self._files.unsaved()[0]))
 
@@ -135,12 +146,10 @@ class Parts:
         """Write the parts that are not in the folder, and one that takes the place of a damaged file."""
         self._files.keep()
         for name, kept in self._found.items():
-            file = self._file(name)
-            if name == fresh or not file.exists():
-                self._files.attempt(f"part {name}", partial(_write, file, partial(write_sealed, content=kept)))
-
-    def _file(self, name: str) -> Path:
-        return self.folder / "parts" / f"{name}.json"
+            file = _file(name)
+            if name == fresh or not (self.folder / file).exists():
+                write = partial(write_sealed, content=kept)
+                self._files.attempt(f"part {name}", partial(self._files.make, file, write))
 
     def _command(self, config: Any) -> str:
         """The command line of a configuration: the flags that are not at their defaults, and where the run is."""
@@ -155,10 +164,8 @@ class Parts:
         return shlex.join([*words, "--out", str(self.folder.absolute()), "--resume", "auto"])
 
 
-def _write(path: Path, write: Callable[[Path], Any]) -> None:
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(path)
+def _file(name: str) -> str:
+    return f"parts/{name}.json"
 
 
 def _words(value: Any) -> list[str]:
