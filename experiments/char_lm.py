@@ -287,7 +287,8 @@ def run(config: Config, watch: experiment.Watch | None = None) -> dict[str, Any]
     the same lines, but for "seconds".
 
     Where ``config.resume`` is a folder, its configuration is used; of ``config`` only the flags in ``FREE`` may differ
-    from it, and what is at its default counts as not given.  A run that is finished is left as it is.
+    from it, and what is at its default counts as not given.  A run that is finished is left as it is; a file that is
+    gone is made again, or the run is refused.
 
     ``watch`` is called with each line of metrics.jsonl, a dict of "step" and numbers by name, for a tracker of your
     own.  What it raises is said in a line on stderr, and the run goes on.
@@ -634,13 +635,16 @@ def evaluate(
 
 def finished(member: Member, corpus: data.Corpus, prime: str, network: rj.Network) -> dict[str, Any] | None:
     """The summary of a run after its last step, and its plot; None where it met a number that is not finite."""
-    if member.summary is not None or not member.state.finite:
-        return member.summary
-    lines, folder = member.files.lines, member.files.folder
-    summary = evaluate(member.config, corpus, prime, network, member.state, lines)
-    plot(lines, summary, folder / "learning_curve.png")
-    experiment.write_sealed(folder / "summary.json", summary)
-    return summary
+    lines, summary = member.files.lines, member.summary
+    if summary is None and not member.state.finite:
+        return None
+    made = summary or evaluate(member.config, corpus, prime, network, member.state, lines)
+    picture = member.files.folder / "learning_curve.png"
+    if summary is None or not picture.exists():
+        plot(lines, made, picture)
+    if summary is None:
+        experiment.write_sealed(member.files.folder / "summary.json", made)
+    return made
 
 
 def together(

@@ -304,6 +304,18 @@ def test_a_changed_number_is_found(whole, tmp_path, place, capsys):
         assert capsys.readouterr().err.count("\n") == 1
 
 
+def test_a_picture_that_is_gone_is_drawn_again(whole, tmp_path):
+    """And no other file of the finished run is written."""
+    folder = tmp_path / "run"
+    shutil.copytree(whole, folder)
+    picture, before = folder / "learning_curve.png", contents(folder)
+    drawn = picture.read_bytes()
+    picture.unlink()
+    assert command("--resume", folder) == 0
+    assert picture.read_bytes() == drawn
+    assert contents(folder) | {picture: before[picture]} == before
+
+
 def generated(capsys, *arguments):
     capsys.readouterr()
     assert command("--no-cache", *arguments) == 0
