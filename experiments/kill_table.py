@@ -1,25 +1,28 @@
 """What becomes of a run that is killed, starved of disk space or damaged, at each moment.
 
 First, char_lm.py is started in a process of its own, a fault is injected (fault_injection.py), and the same command
-is repeated, with --resume auto. Then single bits of each file of a stopped run are flipped, and the files are cut and
-deleted. The outcome is one of these:
+is repeated, with --resume auto. Then single bits are flipped in each file of runs that were stopped or are finished,
+and the files are cut and deleted. The outcome is one of these:
 
 - equal: the run went on, and parameters, optimiser, what the algorithm carries, metrics, test bits and sample are those
-  of a run that was never stopped, to the bit;
+  of a run that was never stopped, to the bit, and no file is missing;
 - refused: it was refused in one line, and every file is as it was;
 - WRONG: anything else. The exit status is 1 then.
 
 Examples:
   python experiments/kill_table.py
+  python experiments/kill_table.py --out runs/kills --resume auto
   python experiments/kill_table.py --quick --algorithms uoro
 """
 
 import contextlib
 import dataclasses
+import functools
 import io
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -27,10 +30,10 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import char_lm
 import numpy as np
@@ -69,13 +72,17 @@ class Config:
     times: int = 1
     """How many times as many kills as in the table of the pages, where there are 50."""
     flips: int = 1
-    """Flipped bits in each file of a stopped run of each rule, and cuts."""
+    """Flipped bits in each file of a run, and cuts."""
     seed: int = 0
     """Of the random moments and places."""
-    out: Path = Path("kill_table.json")
-    """File for the table."""
+    out: Path | None = None
+    """Run folder; by default runs/kill_table/TIME."""
+    overwrite: bool = False
+    """Replace what the run folder holds."""
+    resume: Literal["auto"] | None = None
+    """With auto, go on with the run in the folder given by --out, by the same command, or start it."""
     quick: bool = False
-    """Six kills of one rule, and each file damaged in one way."""
+    """Six kills of one rule, and each file of a stopped run damaged in one way."""
 
 
 @dataclass(frozen=True)
@@ -88,10 +95,22 @@ class Trial:
     detail: str
 
 
-def command(folder: Path, text: Path, algorithm: str) -> list[str]:
+class Kind(NamedTuple):
+    """A kind of run whose files are damaged."""
+
+    algorithm: str
+    finished: bool = False
+    seeds: int = 1
+
+    def __str__(self) -> str:
+        """As the table says it."""
+        return ("finished run" if self.finished else "stopped run") + (f" of {self.seeds} seeds" * (self.seeds > 1))
+
+
+def command(folder: Path, text: Path, algorithm: str, seeds: int = 1) -> list[str]:
     """The flags of char_lm.py, which start the run or go on with it."""
     sizes = {"hidden": 6, "batch": 4, "length": 10, "steps": STEPS, "checkpoint-every": 20, "sample": 20, "devices": 1}
-    flags = [part for name, value in sizes.items() for part in (f"--{name}", str(value))]
+    flags = [part for name, value in (sizes | {"seeds": seeds}).items() for part in (f"--{name}", str(value))]
     return [*flags, "--algorithm", algorithm, "--text", str(text), "--out", str(folder), "--resume", "auto"]
 
 
@@ -105,14 +124,49 @@ def script(name: str, *arguments: str) -> list[str]:
     return [sys.executable, str(Path(__file__).with_name(name)), *arguments]
 
 
-def result(folder: Path) -> tuple[Any, ...]:
-    """All of a finished run that must not depend on how often it was stopped."""
-    saved = checkpoint.read(folder / "checkpoint")
-    arrays = {name: (array.dtype, array.shape, array.tobytes()) for name, array in saved.arrays.items()}
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+class Unharmed:
+    """Runs that are not harmed, made when they are first asked for, as a table that goes on may need none.
+
+    Args:
+      work: a folder for them, and for the text.
+    """
+
+    def __init__(self, work: Path) -> None:
+        self.work, self.text = work, work / "text.txt"
+        self.text.write_text(TEXT)
+        self.whole, self.stopped = functools.cache(self._whole), functools.cache(self._stopped)
+        self.result = functools.cache(lambda algorithm, seeds=1: result(self.whole(algorithm, seeds)[0]))
+
+    def _whole(self, algorithm: str, seeds: int = 1) -> tuple[Path, float]:
+        """The folder of a finished run, and its seconds."""
+        folder, began = self.work / f"whole-{algorithm}-{seeds}", time.perf_counter()
+        argv = script("char_lm.py", *command(folder, self.text, algorithm, seeds))
+        done = subprocess.run(argv, capture_output=True, text=True, check=False)
+        require(done.returncode == 0, "status", done.returncode, f"0; it printed {done.stderr[-300:]!r}")
+        return folder, time.perf_counter() - began
+
+    def _stopped(self, algorithm: str, seeds: int = 1) -> Path:
+        """The folder of a run that was stopped by Ctrl-C."""
+        folder = self.work / f"stopped-{algorithm}-{seeds}"
+        flags = command(folder, self.text, algorithm, seeds)
+        argv = script("fault_injection.py", "SIGINT", "step", str(STOPPED), *flags)
+        done = subprocess.run(argv, capture_output=True, text=True, check=False)
+        require(done.returncode == 130, "status", done.returncode, f"130; it printed {done.stderr[-300:]!r}")
+        return folder
+
+
+def result(folder: Path) -> dict[str, Any]:
+    """All of a finished run that must not depend on how often it was stopped; of several seeds, that of each."""
     summary = experiment.read_sealed(folder / "summary.json") or {}
-    kept = {name: summary.get(name) for name in ("test_bits", "validation_bits", "sample", "steps")}
-    return arrays, [{name: value for name, value in line.items() if name != "seconds"} for line in lines], kept
+    found: dict[str, Any] = {name: summary.get(name) for name in ("test_bits", "validation_bits", "sample", "steps")}
+    found["files"] = {path for path in contents(folder) if "checkpoint" not in path.parts}
+    if seeds := sorted(folder.glob("seed-*")):
+        return found | {path.name: result(path) for path in seeds}
+    arrays = checkpoint.read(folder / "checkpoint").arrays
+    found["arrays"] = {name: (array.dtype, array.shape, array.tobytes()) for name, array in arrays.items()}
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    found["lines"] = [{name: value for name, value in line.items() if name != "seconds"} for line in lines]
+    return found
 
 
 def complaints(process: "subprocess.CompletedProcess[str]") -> str:
@@ -158,32 +212,22 @@ def harm(what: str, number: int, algorithm: str, folder: Path, text: Path, rng: 
     return said
 
 
-def kill(
-    config: Config, work: Path, text: Path, references: dict[str, Any], seconds: float, rng: random.Random
-) -> list[Trial]:
-    """Each moment, in processes of their own."""
-    quick = [*list(MOMENTS)[1:5], "disk full from some write on", "folder deleted"]
-    plan = quick if config.quick else [what for what, row in MOMENTS.items() for _ in range(row[0] * config.times)]
-    trials, seen = [], Counter[str]()
-    for index, what in enumerate(watched(plan, "kills")):
-        algorithm = config.algorithms[index % len(config.algorithms)]
-        folder = work / "killed"
-        shutil.rmtree(folder, ignore_errors=True)
-        detail = harm(what, seen[what], algorithm, folder, text, rng, seconds)
-        seen[what] += 1
-        outcome = WRONG
-        if not detail.startswith(WRONG):
-            again = subprocess.run(
-                script("char_lm.py", *command(folder, text, algorithm)), capture_output=True, text=True, check=False
-            )
-            if again.returncode == 0 and not again.stderr and result(folder) == references[algorithm]:
-                outcome = EQUAL
-            elif again.returncode == 2 and again.stderr.startswith("error: ") and again.stderr.count("\n") == 1:
-                outcome = REFUSED
-            else:
-                detail += f"; again: status {again.returncode}; {again.stderr[-300:]}"
-        trials.append(Trial(what, algorithm, outcome, detail))
-    return trials
+def kill(what: str, number: int, algorithm: str, unharmed: Unharmed, rng: random.Random) -> list[Trial]:
+    """One moment, in processes of their own."""
+    folder, text = unharmed.work / "killed", unharmed.text
+    shutil.rmtree(folder, ignore_errors=True)
+    expected, (_, seconds) = unharmed.result(algorithm), unharmed.whole(algorithm)
+    detail, outcome = harm(what, number, algorithm, folder, text, rng, seconds), WRONG
+    if not detail.startswith(WRONG):
+        argv = script("char_lm.py", *command(folder, text, algorithm))
+        again = subprocess.run(argv, capture_output=True, text=True, check=False)
+        if again.returncode == 0 and not again.stderr and result(folder) == expected:
+            outcome = EQUAL
+        elif again.returncode == 2 and again.stderr.startswith("error: ") and again.stderr.count("\n") == 1:
+            outcome = REFUSED
+        else:
+            detail += f"; again: status {again.returncode}; {again.stderr[-300:]}"
+    return [Trial(what, algorithm, outcome, detail)]
 
 
 def contents(folder: Path) -> dict[Path, bytes]:
@@ -193,7 +237,7 @@ def contents(folder: Path) -> dict[Path, bytes]:
 
 def go_on(folder: Path) -> str | None:
     """Go on with a run in this process; what is said if it is refused."""
-    with contextlib.redirect_stdout(io.StringIO()):
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         try:
             char_lm.run(char_lm.Config(resume=folder, quiet=True))
         except InputError as error:
@@ -218,21 +262,17 @@ def damaged(path: Path, how: str, rng: random.Random) -> str:
     return "an empty file"
 
 
-def damage(config: Config, work: Path, stopped: dict[str, Path], references: dict[str, Any], rng: random.Random) -> Any:
-    """Each file of a stopped run, damaged in each way, in this process."""
-    times = {"a bit flipped": config.flips, "cut": config.flips, "deleted": 1}
-    plan = [
-        (algorithm, file, how)
-        for algorithm, folder in stopped.items()
-        for index, file in enumerate(sorted(contents(folder)))
-        for how in (DAMAGES[index % 3 :][:1] if config.quick else DAMAGES)
-        for _ in range(times[how])
-    ]
+def damage(kind: Kind, how: str, config: Config, unharmed: Unharmed, rng: random.Random) -> list[Trial]:
+    """Each file of a run, damaged in one way, in this process."""
+    algorithm, finished, seeds = kind
+    whole = unharmed.whole(algorithm, seeds)[0] if finished else unharmed.stopped(algorithm, seeds)
+    expected, folder = unharmed.result(algorithm, seeds), unharmed.work / "damaged"
+    files = sorted(contents(whole))
+    files = files[DAMAGES.index(how) :: len(DAMAGES)] if config.quick else files
     trials = []
-    for algorithm, file, how in watched(plan, "damages"):
-        folder = work / "damaged"
+    for file in files * (1 if how == "deleted" else config.flips):
         shutil.rmtree(folder, ignore_errors=True)
-        shutil.copytree(stopped[algorithm], folder)
+        shutil.copytree(whole, folder)
         place = damaged(folder / file, how, rng)
         before = contents(folder)
         detail = f"{file} {how} {place}".rstrip()
@@ -242,11 +282,11 @@ def damage(config: Config, work: Path, stopped: dict[str, Path], references: dic
             outcome, refusal = WRONG, f"{type(error).__name__}: {error}"
         else:
             if refusal is None:
-                outcome = EQUAL if result(folder) == references[algorithm] else WRONG
+                outcome = EQUAL if result(folder) == expected else WRONG
             else:
                 outcome = REFUSED if "\n" not in refusal and contents(folder) == before else WRONG
-        kind = "checkpoint/…" if file.parts[0] == "checkpoint" else file.name
-        trials.append(Trial(f"{kind}: {how}", algorithm, outcome, detail + (f"; {refusal}" if refusal else "")))
+        shown = re.sub(r"checkpoint/.*", "checkpoint/…", re.sub(r"seed-\d+", "seed-N", file.as_posix()))
+        trials.append(Trial(f"{kind}: {shown}", algorithm, outcome, detail + (f"; {refusal}" if refusal else "")))
     return trials
 
 
@@ -260,6 +300,24 @@ def table(trials: list[Trial]) -> str:
     return "\n".join([head, "|---|---|---|---|", *rows])
 
 
+def plan(config: Config) -> dict[str, Callable[[Unharmed, random.Random], list[Trial]]]:
+    """The parts by their names: a kill, or the files of a run damaged in one way."""
+    names = config.algorithms
+    quick = [*list(MOMENTS)[1:5], "disk full from some write on", "folder deleted"]
+    moments = {what: 1 if config.quick else row[0] * config.times for what, row in MOMENTS.items()}
+    kills = [(what, number) for what in (quick if config.quick else MOMENTS) for number in range(moments[what])]
+    kinds = [Kind(algorithm) for algorithm in names]
+    if not config.quick:
+        kinds += [Kind(names[0], finished=True), Kind(names[0], seeds=2)]
+    parts: dict[str, Callable[[Unharmed, random.Random], list[Trial]]] = {}
+    for index, (what, number) in enumerate(kills):
+        parts[f"{what} {number + 1}"] = functools.partial(kill, what, number, names[index % len(names)])
+    for kind in kinds:
+        for how in DAMAGES:
+            parts[f"{kind}, {kind.algorithm}, {how}"] = functools.partial(damage, kind, how, config)
+    return parts
+
+
 def run(config: Config) -> int:
     """Make the table, print it, and write it with all trials; the status is 1 if anything went wrong."""
     unknown = [name for name in config.algorithms if name not in ALGORITHMS]
@@ -268,37 +326,35 @@ def run(config: Config) -> int:
         check_int(getattr(config, name), name)
     if config.quick:
         config = dataclasses.replace(config, algorithms=config.algorithms[:1], flips=1)
-    rng, began = random.Random(config.seed), time.perf_counter()
     os.environ["JAX_PLATFORMS"] = "cpu"
     experiment.use_cores()
-    with tempfile.TemporaryDirectory() as place:
-        work, text = Path(place), Path(place) / "text.txt"
-        text.write_text(TEXT)
-        os.environ["XDG_CACHE_HOME"] = str(work / "cache")  # compiled programs are kept there
-        references, stopped, seconds = {}, {}, 0.0
-        for algorithm in watched(config.algorithms, "runs that are not stopped"):
-            whole, part = work / f"whole-{algorithm}", work / f"part-{algorithm}"
-            started = time.perf_counter()
-            subprocess.run(
-                script("char_lm.py", *command(whole, text, algorithm)), check=True, capture_output=True, text=True
-            )
-            seconds = time.perf_counter() - started
-            flags = command(part, text, algorithm)
-            argv = script("fault_injection.py", "SIGINT", "step", str(STOPPED), *flags)
-            done = subprocess.run(argv, capture_output=True, text=True, check=False)
-            require(done.returncode == 130, "status", done.returncode, f"130; it printed {done.stderr[-300:]!r}")
-            references[algorithm], stopped[algorithm] = result(whole), part
-        trials = kill(config, work, text, references, seconds, rng)
-        trials += damage(config, work, stopped, references, rng)
+    parts = experiment.Parts("kill_table", config, r"summary\.json|table\.md")
+    with tempfile.TemporaryDirectory() as work:
+        os.environ["XDG_CACHE_HOME"] = str(Path(work) / "cache")  # compiled programs are kept there
+        unharmed = Unharmed(Path(work))
+
+        def measured(name: str, trials_of: Callable[[Unharmed, random.Random], list[Trial]]) -> dict[str, Any]:
+            began, rng = time.perf_counter(), random.Random(f"{config.seed} {name}")
+            trials = [dataclasses.asdict(trial) for trial in trials_of(unharmed, rng)]
+            return {"trials": trials, "minutes": (time.perf_counter() - began) / 60}
+
+        found = [
+            parts.result(name, functools.partial(measured, name, trials_of))
+            for name, trials_of in watched(list(plan(config).items()), "parts")
+        ]
+    trials = [Trial(**trial) for part in found for trial in part["trials"]]
+    minutes = sum(part["minutes"] for part in found)
     shown = table(trials)
     wrong = [trial for trial in trials if trial.outcome == WRONG]
-    minutes = (time.perf_counter() - began) / 60
     print(shown)
     print(f"\n{len(trials)} trials with {', '.join(config.algorithms)} in {minutes:.0f} minutes; {len(wrong)} wrong")
     for trial in wrong:
         print(f"{WRONG}: {trial.what}, {trial.algorithm}: {trial.detail}")
+    parts.write("table.md", functools.partial(experiment.write_text, text=shown + "\n"))
     summary = {"table": shown, "minutes": minutes, "machine": experiment.machine(), "numpy": np.__version__}
-    experiment.write_json(config.out, {**summary, "trials": [dataclasses.asdict(trial) for trial in trials]})
+    parts.write_json("summary.json", {**summary, "trials": [dataclasses.asdict(trial) for trial in trials]})
+    parts.finish()
+    print(f"run folder: {parts.folder}")
     return 1 if wrong else 0
 
 

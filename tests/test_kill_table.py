@@ -1,6 +1,7 @@
 """Runs that are killed, starved and damaged, in processes of their own: `kill_table.py` makes the whole table."""
 
 import json
+import random
 import sys
 
 import kill_table
@@ -15,9 +16,10 @@ import rnn_jax as rj
 @pytest.mark.parametrize("algorithm", marked(["bptt", "uoro"], [], ["bptt"]))
 def test_six_kills_and_some_damage_change_no_bit(algorithm, tmp_path):
     """Status 1 tells of any run that went on otherwise, or was refused in more than one line."""
-    result = script("kill_table.py", "--quick", "--algorithms", algorithm, "--out", "table.json", cwd=tmp_path)
+    result = script("kill_table.py", "--quick", "--algorithms", algorithm, "--out", "run", cwd=tmp_path)
     assert result.returncode == 0, result.stdout + result.stderr
-    trials = json.loads((tmp_path / "table.json").read_text())["trials"]
+    assert (tmp_path / "run" / "table.md").read_text() in result.stdout
+    trials = json.loads((tmp_path / "run" / "summary.json").read_text())["trials"]
     kills = [trial for trial in trials if trial["what"] in kill_table.MOMENTS]
     assert len(kills) == 6 and {trial["outcome"] for trial in kills} == {"equal"}
     assert {trial["outcome"] for trial in trials} == {"equal", "refused"}
@@ -38,9 +40,51 @@ def test_mistakes_are_refused(config, says):
     assert says in str(refused.value)
 
 
-def test_every_kind_of_damage_is_damage(tmp_path):
-    import random
+def test_a_table_that_was_stopped_goes_on_with_the_same_draws(tmp_path, monkeypatch, capsys):
+    """Of moments, files and bits, whatever was measured before; no run is made for what is measured already."""
 
+    class Unharmed:
+        stop = None
+
+        def __init__(self, work):
+            pass
+
+    def drawn(kind):
+        def trials(*arguments):
+            *which, unharmed, rng = arguments
+            which = [each for each in which if not isinstance(each, kill_table.Config)]
+            if unharmed.stop == which:
+                raise KeyboardInterrupt
+            measured.append(which)
+            outcome = kill_table.REFUSED if kind == "damage" else kill_table.EQUAL
+            return [kill_table.Trial(kind, str(which[0]), outcome, f"{which} {rng.random()}")]
+
+        return trials
+
+    measured = []
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(kill_table, "Unharmed", Unharmed)
+    for kind in ("kill", "damage"):
+        monkeypatch.setattr(kill_table, kind, drawn(kind))
+    assert kill_table.run(kill_table.Config(out=tmp_path / "whole")) == 0
+    expected, plan = json.loads((tmp_path / "whole" / "summary.json").read_text()), measured[:]
+    assert len(plan) == 50 + 3 * 6
+    measured.clear()
+    config = kill_table.Config(out=tmp_path / "run", resume="auto")
+    for Unharmed.stop in plan[7], plan[60]:
+        with pytest.raises(KeyboardInterrupt):
+            kill_table.run(config)
+    Unharmed.stop = None
+    capsys.readouterr()
+    assert kill_table.run(config) == 0 and measured == plan
+    found = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert found["trials"] == expected["trials"] and found["table"] == expected["table"]
+    assert len({trial["detail"].split()[-1] for trial in found["trials"]}) == len(plan)
+    assert kill_table.run(config) == 0 and measured == plan
+
+
+def test_every_kind_of_damage_is_damage(tmp_path):
     path, rng = tmp_path / "file", random.Random(0)
     for how in kill_table.DAMAGES:
         path.write_bytes(b"some content")
