@@ -263,11 +263,11 @@ def damaged(path: Path, how: str, rng: random.Random) -> str:
 
 
 def damage(kind: Kind, how: str, config: Config, unharmed: Unharmed, rng: random.Random) -> list[Trial]:
-    """Each file of a run, damaged in one way, in this process."""
+    """Each file of a run, damaged in one way, in this process; of two seeds, those of the second and of both."""
     algorithm, finished, seeds = kind
     whole = unharmed.whole(algorithm, seeds)[0] if finished else unharmed.stopped(algorithm, seeds)
     expected, folder = unharmed.result(algorithm, seeds), unharmed.work / "damaged"
-    files = sorted(contents(whole))
+    files = sorted(path for path in contents(whole) if path.parts[0] != "seed-0")
     files = files[DAMAGES.index(how) :: len(DAMAGES)] if config.quick else files
     trials = []
     for file in files * (1 if how == "deleted" else config.flips):
