@@ -1,7 +1,7 @@
 """One process in the folder of a run, so that two do not write over each other's checkpoints."""
 
+import os
 from pathlib import Path
-from typing import IO, Any
 
 from rnn_jax.checks import InputError
 
@@ -31,14 +31,14 @@ class Lock:
     """
 
     def __init__(self) -> None:
-        self._files: dict[Path, IO[Any]] = {}
+        self._files: dict[Path, int] = {}
 
     def __enter__(self) -> "Lock":
         return self
 
     def __exit__(self, *error: object) -> None:
         for file in self._files.values():
-            file.close()
+            os.close(file)
         self._files.clear()
 
     def take(self, folder: Path, make: bool = True) -> None:
@@ -55,13 +55,13 @@ class Lock:
         if fcntl is None or path in self._files or not (make or path.is_file()):
             return
         try:
-            file = path.open("a")
+            file = os.open(path, os.O_CREAT | os.O_RDWR, 0o666)
         except OSError:  # the run itself will tell
             return
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            file.close()
+            os.close(file)
             raise InputError(
                 f"out is {str(folder)!r}, where another process runs; it must be a folder that no other process uses"
             ) from None
@@ -75,5 +75,6 @@ class Lock:
         Args:
           folder: as in ``take``.
         """
-        if file := self._files.pop((folder / LOCK).absolute(), None):
-            file.close()
+        file = self._files.pop((folder / LOCK).absolute(), None)
+        if file is not None:
+            os.close(file)
