@@ -28,6 +28,7 @@ from typing import Any, Literal, NamedTuple
 import figures
 import jax
 import optax
+from adam import check_adam
 
 import rnn_jax as rj
 from rnn_jax import checkpoint, data, experiment, train
@@ -105,6 +106,8 @@ class Config:
     """(adam only) Decay of the mean of gradients; by default 0.9."""
     beta2: float | None = None
     """(adam only) Decay of the mean of their squares; by default 0.999."""
+    eps: float | None = None
+    """(adam only) What is added to the root of that mean, by which Adam divides; by default 1e-8."""
     clip: Literal["norm", "value", "none"] = "norm"
     """Clip the gradient's global norm, or each element."""
     clip_at: float | None = None
@@ -177,6 +180,7 @@ def resolve(config: Config) -> Config:
         ("last_rate", not config.decay, "--decay"),
         ("beta1", config.optimiser != "adam", "--optimiser adam"),
         ("beta2", config.optimiser != "adam", "--optimiser adam"),
+        ("eps", config.optimiser != "adam", "--optimiser adam"),
     ):
         value = getattr(config, name)
         require(not (idle and value), name, value, f"left out: it changes nothing without {needed}")
@@ -189,6 +193,7 @@ def resolve(config: Config) -> Config:
         "last_rate": 0.1 if config.decay else None,
         "beta1": 0.9 if config.optimiser == "adam" else None,
         "beta2": 0.999 if config.optimiser == "adam" else None,
+        "eps": 1e-8 if config.optimiser == "adam" else None,
         "clip_at": None if config.clip == "none" else 1.0,
         "sample": 100 if config.quick else 500,
         "temperature": None if config.sample == 0 else 0.8,
@@ -206,13 +211,10 @@ def resolve(config: Config) -> Config:
     if config.temperature is not None:
         check_number(config.temperature, "temperature", 0, LARGEST_NUMBER, "a finite number, 0 or more")
     require(0 <= config.warm_up < config.steps, "warm_up", config.warm_up, f"in 0 … {config.steps - 1}")
-    for name, top, wanted in (
-        ("last_rate", 1, "in 0 … 1"),
-        ("beta1", math.nextafter(1, 0), "0 or more and below 1"),
-        ("beta2", math.nextafter(1, 0), "0 or more and below 1"),
-    ):
-        if getattr(config, name) is not None:
-            check_number(getattr(config, name), name, 0, top, wanted)
+    if config.last_rate is not None:
+        check_number(config.last_rate, "last_rate", 0, 1, "in 0 … 1")
+    if config.optimiser == "adam":
+        check_adam(config)
     for name in ("rate", "clip_at"):
         value = getattr(config, name)
         require(value is None or 0 < value < math.inf, name, value, "a positive number")
@@ -261,8 +263,8 @@ def build(config: Config, vocabulary: int) -> tuple[rj.Network, rj.Algorithm, op
     )
     if config.seeds == 1:
         algorithm = rj.data_parallel(algorithm, available[: config.devices])
-    adam = config.optimiser == "adam"
-    optimiser = optax.adam(rates(config), config.beta1, config.beta2) if adam else optax.sgd(rates(config))
+    constants = (config.beta1, config.beta2, config.eps)
+    optimiser = optax.adam(rates(config), *constants) if config.optimiser == "adam" else optax.sgd(rates(config))
     clips = {"norm": train.clip_by_global_norm, "value": optax.clip}
     return network, algorithm, optimiser, clips[config.clip](config.clip_at) if config.clip != "none" else None
 

@@ -25,7 +25,7 @@ import figures
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
+from adam import Adam, check_adam
 from jax.flatten_util import ravel_pytree
 from tqdm import tqdm
 
@@ -49,7 +49,7 @@ LOOKS = (
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Adam):
     """Which networks, how they are trained, and how fixed points are looked for."""
 
     cells: tuple[str, ...] = ("elman", "gru")
@@ -88,6 +88,8 @@ class Config:
     """Replace what the run folder holds."""
     resume: Literal["auto"] | None = None
     """With auto, go on with the run in the folder given by --out, by the same command, or start it."""
+    cache: bool = True
+    """Keep compiled programs in the user's cache folder, for the next start."""
     quick: bool = False
     """One small network, short training and few starts."""
 
@@ -103,6 +105,7 @@ def check(config: Config) -> None:
     require(config.starts <= visited, "starts", config.starts, f"length · batch, {visited}, at most")
     require(config.between >= 0, "between", config.between, "0 or more")
     require(config.seed >= 0, "seed", config.seed, "0 or more")
+    check_adam(config)
 
 
 def initial(config: Config, cell: str) -> tuple[rj.Network, rj.Params]:
@@ -114,7 +117,7 @@ def initial(config: Config, cell: str) -> tuple[rj.Network, rj.Params]:
 def train(config: Config, cell: str) -> dict[str, list[float]]:
     """Train a network on the flip-flop; returns the loss of each report, and the parameters one after another."""
     network, params = initial(config, cell)
-    algorithm, optimiser = rj.bptt(network), optax.adam(config.rate)
+    algorithm, optimiser = rj.bptt(network), config.adam(config.rate)
     clip = rj.train.clip_by_global_norm(config.clip)
     step = rj.train.make_step(algorithm, optimiser, clip)
     state = rj.train.init_state(algorithm, optimiser, params, config.batch)
@@ -204,6 +207,8 @@ def run(config: Config) -> None:
         small = {"cells": config.cells[:1], "hidden": 16, "length": 30, "batch": 16, "steps": 300}
         config = dataclasses.replace(config, **small, rate=1e-2, starts=100, between=100)
     check(config)
+    if config.cache:
+        experiment.keep_compiled()
     parts = experiment.Parts("fixed_points", config, FILES)
     rows = []
     for cell in config.cells:

@@ -28,7 +28,7 @@ import flow_figures
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
+from adam import Adam, check_adam
 from flow_figures import CELLS
 from jax.flatten_util import ravel_pytree
 from tqdm import tqdm
@@ -46,7 +46,7 @@ FILES = r"summary\.json|(gradient_flow|shares|truncation|singular_values|lyapuno
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Adam):
     """Which networks, how long the sequences are, and how they are trained."""
 
     hidden: int = 64
@@ -79,6 +79,8 @@ class Config:
     """Replace what the run folder holds."""
     resume: Literal["auto"] | None = None
     """With auto, go on with the run in the folder given by --out, by the same command, or start it."""
+    cache: bool = True
+    """Keep compiled programs in the user's cache folder, for the next start."""
     quick: bool = False
     """A small network, short sequences and 20 training steps."""
 
@@ -95,6 +97,7 @@ def check(config: Config) -> None:
     require(fits, "steps", config.steps, f"0 or more, and a multiple of every, {config.every}")
     require(config.rate > 0 and config.clip > 0, "rate or clip", (config.rate, config.clip), "positive")
     require(config.seed >= 0, "seed", config.seed, "0 or more")
+    check_adam(config)
 
 
 def network_of(config: Config, cell: str) -> rj.Network:
@@ -179,15 +182,16 @@ def by_windows(network: rj.Network, params: rj.Params, data: rj.Batch, k: int) -
 
 
 @functools.lru_cache
-def trainer(network: rj.Network, rate: float, clip: float) -> tuple[Any, Any, rj.train.Step]:
+def trainer(config: Config, network: rj.Network) -> tuple[Any, Any, rj.train.Step]:
     """Algorithm, optimiser and step; the same for networks that differ in their initial values alone."""
-    optimiser, algorithm = optax.adam(rate), rj.bptt(network)
-    return algorithm, optimiser, rj.train.make_step(algorithm, optimiser, clip=rj.train.clip_by_global_norm(clip))
+    optimiser, algorithm = config.adam(config.rate), rj.bptt(network)
+    clip = rj.train.clip_by_global_norm(config.clip)
+    return algorithm, optimiser, rj.train.make_step(algorithm, optimiser, clip)
 
 
 def train(config: Config, network: rj.Network, params: rj.Params) -> tuple[rj.Params, dict[str, list[float]]]:
     """Train on the adding problem: the parameters, and loss, norm of the gradient and share of clipped steps."""
-    algorithm, optimiser, step = trainer(network, config.rate, config.clip)
+    algorithm, optimiser, step = trainer(config, network)
     state = rj.train.init_state(algorithm, optimiser, params, config.training_batch)
     draw = jax.jit(lambda index: adding(jax.random.key(index), config.length, config.training_batch))
     batch_at = lambda index: draw(index + 10**6 * (config.seed + 1))  # noqa: E731
@@ -217,6 +221,8 @@ def run(config: Config) -> None:
         short = {"length": 20, "windows": (1, 20), "gains": (0.5, 1.5), "steps": 20, "every": 10}
         config = dataclasses.replace(config, hidden=8, batch=4, training_batch=4, **short)
     check(config)
+    if config.cache:
+        experiment.keep_compiled()
     parts = experiment.Parts("gradient_flow", config, FILES)
     summary: dict[str, Any] = {"gain": {}, "before training": {}, "after training": {}, "training": {}}
     with tqdm(total=len(config.gains) + len(CELLS), unit="network", disable=None) as bar:

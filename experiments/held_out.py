@@ -20,6 +20,7 @@ from typing import Any
 import char_lm
 import figures
 import report
+from adam import Adam
 from tqdm import tqdm
 
 from rnn_jax import experiment, train
@@ -40,7 +41,7 @@ LOOKS |= {cell: (figures.DARK_GREY, marker) for cell, marker in zip(OTHERS, iter
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Adam):
     """Which models to compare, and for how long they learn."""
 
     cells: tuple[str, ...] = ("elman", "gru", "lstm", "min_gru")
@@ -50,23 +51,38 @@ class Config:
     seeds: int = 3
     """Runs of each model, of the seeds 0, 1, 2, ..."""
     steps: int = 5000
-    """Updates of each run, of 32 windows of 100 characters."""
+    """Updates of each run."""
+    batch: int = 32
+    """B, lanes of text read side by side."""
+    length: int = 100
+    """T, characters per window; the gradient does not reach beyond it, the state does."""
+    rate: float | None = None
+    """Peak learning rate of all cells; by default that which char_lm.py gives to the cell."""
+    last_rate: float = 0.1
+    """The share of it that is left at the end, along a cosine."""
+    warm_up: int = 0
+    """Updates in which the rate rises linearly to its peak, before it falls."""
+    clip_at: float = 1.0
+    """Largest norm of the gradient."""
     text: Path | None = None
     """UTF-8 text file; by default 38 plays of Shakespeare."""
     out: Path = Path("runs/held_out")
     """Folder of the runs, the table and the plot; what it has of the same experiment is not computed again."""
     overwrite: bool = False
     """Compute all of it again."""
+    cache: bool = True
+    """Keep compiled programs in the user's cache folder, for the next start."""
     quick: bool = False
     """Two cells, small and hardly trained: half a minute."""
 
 
 def settings(config: Config, cell: str, hidden: int) -> char_lm.Config:
     """The runs of one model."""
+    own = {"cells", "hidden", "out"}
+    shared = {name: value for name, value in dataclasses.asdict(config).items() if name not in own}
     return char_lm.Config(
-        text=config.text, cell=cell, hidden=hidden, steps=config.steps, seeds=config.seeds,
-        out=config.out / f"{cell}-{hidden}", overwrite=config.overwrite,
-        resume=None if config.overwrite else experiment.AUTO, quick=config.quick, quiet=True,
+        **shared, cell=cell, hidden=hidden, out=config.out / f"{cell}-{hidden}",
+        resume=None if config.overwrite else experiment.AUTO, quiet=True,
     )  # fmt: skip
 
 
@@ -109,7 +125,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def plot(config: Config, rows: list[dict[str, Any]], path: Path) -> None:
     """Bits per character of test text against the number of parameters: each seed, and the mean of each model."""
-    title = f"Character models, one layer, {config.steps:,} steps of B = 32, T = {50 if config.quick else 100}"
+    title = f"Character models, one layer, {config.steps:,} steps of B = {config.batch}, T = {config.length}"
     figure, (axes,) = figures.panels(1, title, 4.4)
     for cell in config.cells:
         colour, marker = LOOKS[cell]
@@ -130,7 +146,7 @@ def plot(config: Config, rows: list[dict[str, Any]], path: Path) -> None:
 def run(config: Config) -> None:
     """Train what is not trained yet, and write table.md, held_out.png and summary.json."""
     if config.quick:
-        config = dataclasses.replace(config, cells=("elman", "gru"), hidden=(8, 16), seeds=2, steps=20)
+        config = dataclasses.replace(config, cells=("elman", "gru"), hidden=(8, 16), length=50, seeds=2, steps=20)
     unknown = [cell for cell in config.cells if cell not in CELLS]
     require(config.cells and not unknown, "cells", unknown or config.cells, f"some of {', '.join(CELLS)}")
     require(config.hidden, "hidden", config.hidden, "one width or more")

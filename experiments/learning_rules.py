@@ -33,28 +33,30 @@ from pathlib import Path
 from typing import Any, Literal
 
 import figures
+import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import rule_figures
 import rule_gradients
 import rule_tables
 import rule_training
+from adam import Adam, check_adam
 from jax.flatten_util import ravel_pytree
-from rule_gradients import RULES, initial, network_of
+from rule_gradients import RULES, network_of
 from tqdm import tqdm
 
 import rnn_jax as rj
 from rnn_jax import experiment
-from rnn_jax.checks import require
+from rnn_jax.checks import check_number, require
+from rnn_jax.network import Recurrent
 
 FILES = r"summary\.json|tables\.md|(alignment|sizes|noise|training|copying|tradeoff)\.png"
 """What a run writes beside config.json."""
-REPORTS = 40
-"""Points of a learning curve."""
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Adam):
     """Which parts to run, for which rules, on which network, and for how long."""
 
     parts: tuple[Literal["alignment", "table", "training", "copying", "tradeoff"], ...] = (
@@ -71,6 +73,8 @@ class Config:
     """A name of the registry of cells."""
     hidden: int = 32
     """H, except in table."""
+    recurrent: Recurrent = "orthogonal"
+    """Initialisation of W; orthogonal weights forget slowly."""
     sizes: tuple[int, ...] = (16, 32, 64, 128)
     """H in table; the first one is that of the noise by segments."""
     window: int = 5
@@ -90,9 +94,13 @@ class Config:
     batch: int = 8
     """B on delayed addition."""
     steps: int = 20_000
-    """Steps of training on delayed addition, a multiple of 40 windows."""
+    """Steps of training on delayed addition, a multiple of as many windows as there are reports."""
+    reports: int = 40
+    """Points of a learning curve on delayed addition; each is the mean of the steps up to it."""
     rate: float = 3e-3
     """Learning rate of Adam, and of RMSprop; the same for all rules, and not tuned."""
+    rms_decay: float = 0.9
+    """RMSprop's decay of the mean of squared gradients; its eps is that of Adam."""
     copying_cell: str = "gru"
     """The cell that learns to copy."""
     copying_window: int = 4
@@ -117,6 +125,8 @@ class Config:
     """Replace what the run folder holds."""
     resume: Literal["auto"] | None = None
     """With auto, go on with the run in the folder given by --out, by the same command, or start it."""
+    cache: bool = True
+    """Keep compiled programs in the user's cache folder, for the next start."""
     quick: bool = False
     """A small network, few rules, short sequences, one seed and a few steps."""
 
@@ -132,8 +142,9 @@ def check(config: Config) -> None:
     for name in ("cell", "copying_cell"):
         value = getattr(config, name)
         require(value in rj.CELLS, name, value, f"one of {', '.join(rj.CELLS)}")
-    positive = ("hidden", "window", "length", "batch", "steps", "copying_window", "copying_batch", "chunk", "chunks")
-    for name in (*positive, "solved", "seeds", "keys"):
+    of_addition = ("hidden", "window", "length", "batch", "steps", "reports", "rate")
+    of_copying = ("copying_window", "copying_batch", "chunk", "chunks", "solved")
+    for name in (*of_addition, *of_copying, "seeds", "keys"):
         require(getattr(config, name) > 0, name, getattr(config, name), "positive")
     for name in ("sizes", "segments", "noise_segments", "ranks"):
         value = getattr(config, name)
@@ -150,10 +161,12 @@ def check(config: Config) -> None:
         "positive numbers, one or more",
     )
     for window in (config.window, *config.training_windows):
-        fits = config.steps % (REPORTS * window) == 0
-        require(fits, "steps", config.steps, f"a multiple of {REPORTS} windows of {window}")
+        fits = config.steps % (config.reports * window) == 0
+        require(fits, "steps", config.steps, f"a multiple of {config.reports} windows of {window}")
     divides = config.chunk % config.copying_window == 0
     require(divides, "copying_window", config.copying_window, f"a divisor of the chunk, {config.chunk}")
+    check_adam(config)
+    check_number(config.rms_decay, "rms_decay", 0, math.nextafter(1, 0), "0 or more and below 1")
 
 
 def some(config: Config, rules: dict[str, Any]) -> dict[str, Any]:
@@ -166,12 +179,18 @@ def model(config: Config, **sizes: int) -> str:
     return figures.model(config.cell.split("-")[0], **sizes)
 
 
+def initial(config: Config, network: rj.Network) -> list[rj.Params]:
+    """The parameters of each seed before training."""
+    seeds = range(config.seed, config.seed + config.seeds)
+    return [rj.init(network, jax.random.key(seed), config.recurrent) for seed in seeds]
+
+
 def train(config: Config, name: str, window: int) -> list[dict[str, Any]]:
     """The losses, the weights after training one after another, and whether all was finite, of each seed."""
     network, algorithm = network_of(config.cell, config.hidden), rj.ALGORITHMS[name]
-    sizes = window, config.batch, config.steps // window
-    program = rule_training.by_addition(algorithm(network), network, config.rate, *sizes, REPORTS)
-    runs = (program(config.seed + seed) for seed in range(config.seeds))
+    sizes = window, config.batch, config.steps // window, config.reports
+    program = rule_training.by_addition(algorithm(network), config.adam(config.rate), *sizes)
+    runs = (program(params, seed) for seed, params in enumerate(initial(config, network), config.seed))
     return [
         {"losses": losses.tolist(), "params": ravel_pytree(params)[0].tolist(), "finite": bool(finite)}
         for losses, params, finite in runs
@@ -187,8 +206,7 @@ def trained(config: Config, parts: experiment.Parts, name: str, window: int) -> 
 
 def weights(config: Config, parts: experiment.Parts) -> dict[str, list[rj.Params]]:
     """Of each seed, before training and after training by exact RTRL."""
-    network, seeds = network_of(config.cell, config.hidden), range(config.seed, config.seed + config.seeds)
-    before = [initial(network, seed) for seed in seeds]
+    before = initial(config, network_of(config.cell, config.hidden))
     unravel = ravel_pytree(before[0])[1]
     after = [unravel(jnp.array(each["params"], jnp.float32)) for each in trained(config, parts, "rtrl", config.window)]
     return {"before training": before, "after training": after}
@@ -208,14 +226,14 @@ def alignment(config: Config, parts: experiment.Parts) -> dict[str, Any]:
 
 def table(config: Config, parts: experiment.Parts) -> dict[str, Any]:
     """Of each rule at each size, and the noise by segments."""
-    seeds = range(config.seed, config.seed + config.seeds)
+    start = functools.partial(initial, config)
     sizes = config.window, config.length, config.batch
-    rows = rule_gradients.table(config.cell, config.sizes, config.rules, *sizes, seeds, config.keys, parts.result)
+    rows = rule_gradients.table(config.cell, config.sizes, config.rules, *sizes, start, config.keys, parts.result)
     title = f"{model(config, B=config.batch, T=config.length)}, windows of {config.window}"
     parts.write("sizes.png", functools.partial(rule_figures.plot_sizes, title, rows))
     length = 3 * max(config.noise_segments)
     noisy = some(config, rule_gradients.noisy_rules(config.ranks))
-    of_noise = config.sizes[0], config.noise_segments, length, seeds, config.keys
+    of_noise = config.sizes[0], config.noise_segments, length, start, config.keys
     noise = rule_gradients.noise(noisy, config.cell, *of_noise, parts.result)
     parts.write(
         "noise.png", functools.partial(rule_figures.plot_noise, model(config, H=config.sizes[0], T=length), noise)
@@ -237,10 +255,14 @@ def training(config: Config, parts: experiment.Parts) -> dict[int, Any]:
 def grow(config: Config, name: str) -> dict[str, Any]:
     """How the strings of a rule grow, of each seed."""
     network = network_of(config.copying_cell, config.hidden)._replace(inputs=3)
-    sizes = config.copying_window, config.chunk, config.copying_batch, config.chunks
     learner = rule_training.COPYING[name]
-    program = rule_training.by_copying(learner, network, config.rate, *sizes, config.solved * math.log(2))
-    runs = [program(config.seed + seed) for seed in range(config.seeds)]
+    window = config.chunk if learner.whole else config.copying_window
+    optimiser = config.adam(config.rate)
+    if learner.rmsprop:
+        optimiser = optax.rmsprop(config.rate, config.rms_decay, config.eps)
+    sizes = window, config.chunk, config.copying_batch, config.chunks, config.solved * math.log(2)
+    program = rule_training.by_copying(learner.build(network), optimiser, *sizes)
+    runs = [program(params, seed) for seed, params in enumerate(initial(config, network), config.seed)]
     fields = ("lengths", "steps", "finite")
     return dict(zip(fields, (np.asarray(part).tolist() for part in zip(*runs, strict=True)), strict=True))
 
@@ -286,12 +308,14 @@ def settings(config: Config) -> str:
 def run(config: Config) -> None:
     """Measure what is asked for, plot it, print it, and write summary.json and tables.md after each part."""
     if config.quick:
-        small = {"hidden": 8, "sizes": (8,), "length": 20, "batch": 2, "steps": 5 * REPORTS, "seeds": 1, "keys": 3}
+        small = {"hidden": 8, "sizes": (8,), "length": 20, "batch": 2, "seeds": 1, "keys": 3}
         fewer = {"segments": (2, 5), "noise_segments": (2,), "chunks": 4, "copying_batch": 2, "copying_cell": "elman"}
-        fewer |= {"training_windows": (config.window,)}
+        fewer |= {"training_windows": (config.window,), "steps": 5 * config.reports}
         few = tuple(name for name in config.rules if name in QUICK) if config.rules == RULES else config.rules
         config = dataclasses.replace(config, rules=few, **small, **fewer)
     check(config)
+    if config.cache:
+        experiment.keep_compiled()
     parts, origin = experiment.Parts("learning_rules", config, FILES), experiment.origin()
     found: dict[str, Any] = {}
     for part in config.parts:

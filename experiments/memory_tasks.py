@@ -36,7 +36,7 @@ import figures
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
+from adam import Adam, check_adam
 from models import MODELS, check_models, check_rates
 from tqdm import tqdm
 
@@ -130,7 +130,7 @@ FILES = rf"summary\.json|({'|'.join(TASKS)})\.png"
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Adam):
     """Which cells learn which tasks, and how."""
 
     tasks: tuple[Literal["adding", "copy_memory", "delayed_addition", "parity", "flip_flop"], ...] = ("adding",)
@@ -171,6 +171,8 @@ class Config:
     """Replace what the run folder holds."""
     resume: Literal["auto"] | None = None
     """With auto, go on with the run in the folder given by --out, by the same command, or start it."""
+    cache: bool = True
+    """Keep compiled programs in the user's cache folder, for the next start."""
     quick: bool = False
     """All tasks for a few steps, with small networks and two or three cells each."""
 
@@ -190,7 +192,7 @@ def learn(config: Config, key: str, task: Task, name: str) -> dict[str, Any]:
     draw = lambda key: jitted(key, task.length, task.batch)  # noqa: E731
     init_key, data_key = jax.random.split(jax.random.key(config.seed))
     T = len(jax.eval_shape(draw, data_key).xs)
-    algorithm, optimiser = rj.bptt(network), optax.adam(rate)
+    algorithm, optimiser = rj.bptt(network), config.adam(rate)
     step = train.make_step(algorithm, optimiser, train.clip_by_global_norm(config.clip))
     state = train.init_state(algorithm, optimiser, model.init(network, init_key, T), task.batch)
     chance, curve, solved, finite = task.chance(task.length), [], None, True
@@ -240,6 +242,8 @@ def run(config: Config) -> None:
         config = dataclasses.replace(config, tasks=tuple(TASKS), **small)
         jax.config.update("jax_disable_most_optimizations", True)  # nearly all of the time would be compiling
     check(config)
+    if config.cache:
+        experiment.keep_compiled()
     parts = experiment.Parts("memory_tasks", config, FILES)
     summary: dict[str, Any] = {"machine": experiment.machine(), "tasks": {}}
     for key in config.tasks:
@@ -274,6 +278,7 @@ def check(config: Config) -> None:
         if getattr(config, name) is not None:
             check_number(getattr(config, name), name, 1e-12, 1e12, "a positive number")
     check_rates(config.rates)
+    check_adam(config)
 
 
 def line(config: Config, row: dict[str, Any]) -> str:

@@ -35,6 +35,7 @@ import rnn_jax as rj
 from rnn_jax import experiment
 from rnn_jax.checks import require
 from rnn_jax.data.tasks import delayed_addition
+from rnn_jax.network import Recurrent
 
 TEXTBOOK = "rtrl, a border at each step"
 LOOKS = (
@@ -55,6 +56,8 @@ class Config:
     """A name of the registry of cells."""
     hidden: int = 32
     """H."""
+    recurrent: Recurrent = "orthogonal"
+    """Initialisation of W."""
     batch: int = 4
     """B."""
     steps: int = 1000
@@ -77,6 +80,8 @@ class Config:
     """Replace what the run folder holds."""
     resume: Literal["auto"] | None = None
     """With auto, go on with the run in the folder given by --out, by the same command, or start it."""
+    cache: bool = True
+    """Keep compiled programs in the user's cache folder, for the next start."""
     quick: bool = False
     """A small network, few steps and rates, and one seed."""
 
@@ -132,7 +137,7 @@ def problems_of(config: Config) -> tuple[rj.Network, list[tuple[rj.Params, rj.Ba
     """The network, and for each seed the weights at the start and a sequence."""
     network = rj.Network((rj.CELLS[config.cell],), 2, config.hidden, 2, rj.softmax_cross_entropy())
     seeds = range(config.seed, config.seed + config.seeds)
-    params = [rj.init(network, jax.random.key(seed), recurrent="orthogonal") for seed in seeds]
+    params = [rj.init(network, jax.random.key(seed), config.recurrent) for seed in seeds]
     data = [delayed_addition(jax.random.key(seed + 1000), config.steps, config.batch) for seed in seeds]
     return network, list(zip(params, data, strict=True))
 
@@ -180,6 +185,8 @@ def run(config: Config) -> None:
     require(config.rates and min(config.rates) > 0, "rates", config.rates, "positive numbers, one or more")
     if config.quick:
         config = dataclasses.replace(config, hidden=8, batch=2, steps=60, checks=8, rates=(1e-4, 1e-2), seeds=1)
+    if config.cache:
+        experiment.keep_compiled()
     parts = experiment.Parts("online_learning", config, r"summary\.json|online_learning\.png")
     rows = measure(config, parts)
     parts.write("online_learning.png", functools.partial(plot, config, rows))

@@ -27,6 +27,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from adam import Adam, check_adam
 from models import MODELS, check_models, check_rates
 from tqdm import tqdm
 
@@ -42,7 +43,7 @@ FILES = r"summary\.json|real_sequences\.png"
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Adam):
     """Which networks learn what, and how."""
 
     sets: tuple[Literal["digits", "vowels", "laser"], ...] = SETS
@@ -80,6 +81,8 @@ class Config:
     """Replace what the run folder holds."""
     resume: Literal["auto"] | None = None
     """With auto, go on with the run in the folder given by --out, by the same command, or start it."""
+    cache: bool = True
+    """Keep compiled programs in the user's cache folder, for the next start."""
     quick: bool = False
     """Two small networks and two epochs."""
 
@@ -168,7 +171,7 @@ def learn(config: Config, problem: Problem, name: str) -> dict[str, Any]:
     per_epoch = N // B
     rate = config.rate or dict(config.rates).get(name, RATE)
     algorithm = rj.bptt(network)
-    optimiser = optax.adam(optax.cosine_decay_schedule(rate, config.epochs * per_epoch, config.last_rate))
+    optimiser = config.adam(optax.cosine_decay_schedule(rate, config.epochs * per_epoch, config.last_rate))
     step = train.make_step(algorithm, optimiser, train.clip_by_global_norm(config.clip))
     params = model.init(network, jax.random.key(config.seed), T)
     state = train.init_state(algorithm, optimiser, params, B)
@@ -194,6 +197,8 @@ def run(config: Config) -> None:
     if config.quick:
         config = dataclasses.replace(config, models=("elman", "gru"), hidden=8, epochs=2)
     check(config)
+    if config.cache:
+        experiment.keep_compiled()
     problems = {name: PROBLEMS[name](config) for name in config.sets}
     parts = experiment.Parts("real_sequences", config, FILES)
     summary: dict[str, Any] = {"machine": experiment.machine(), "sets": {}}
@@ -225,6 +230,7 @@ def check(config: Config) -> None:
         if getattr(config, name) is not None:
             check_number(getattr(config, name), name, 1e-12, 1e12, "a positive number")
     check_rates(config.rates)
+    check_adam(config)
 
 
 def plot(config: Config, sets: dict[str, Any], path: Path) -> None:

@@ -17,6 +17,8 @@ from rnn_jax.diagnostics import alignment, bias_and_variance
 from rnn_jax.gradients.dni import true_adjoints
 
 Build = Callable[[rj.Network], rj.Algorithm]
+Start = Callable[[rj.Network], list[rj.Params]]
+"""The parameters of each seed before training."""
 Keep = Callable[[str, Callable[[], Any]], Any]
 """``(name, measure) -> result``, as ``experiment.Parts.result``."""
 FUTURE = "dni, true future"
@@ -78,11 +80,6 @@ def noisy_rules(ranks: tuple[int, ...]) -> dict[str, Callable[[int], Build]]:
 def network_of(cell: str, hidden: int) -> rj.Network:
     """Two inputs, two classes."""
     return rj.Network((rj.CELLS[cell],), 2, hidden, 2, rj.softmax_cross_entropy())
-
-
-def initial(network: rj.Network, seed: int) -> rj.Params:
-    """Orthogonal recurrent weights, which forget slowly."""
-    return rj.init(network, jax.random.key(seed), recurrent="orthogonal")
 
 
 def over_windows(algorithm: rj.Algorithm, window: int, params: rj.Params, batch: rj.Batch, key: Any) -> Any:
@@ -206,7 +203,7 @@ def table(
     window: int,
     length: int,
     batch: int,
-    seeds: range,
+    start: Start,
     keys: int,
     keep: Keep,
 ) -> list[dict[str, Any]]:
@@ -214,7 +211,7 @@ def table(
 
     def row(hidden: int, name: str) -> dict[str, Any]:
         network = network_of(cell, hidden)
-        settings = settings_of(network, [initial(network, seed) for seed in seeds], length, batch)
+        settings = settings_of(network, start(network), length, batch)
         program = compiled(rj.ALGORITHMS[name], network, window, *settings[0][:2])
         return {
             "rule": name,
@@ -244,13 +241,13 @@ def noise(
     hidden: int,
     lengths: tuple[int, ...],
     length: int,
-    seeds: range,
+    start: Start,
     keys: int,
     keep: Keep,
 ) -> list[dict[str, Any]]:
     """The relative variance of the unbiased rules against the length of their segments, for one example."""
     network = network_of(cell, hidden)
-    settings = settings_of(network, [initial(network, seed) for seed in seeds], length, 1)
+    settings = settings_of(network, start(network), length, 1)
 
     def row(name: str, segment: int) -> dict[str, Any]:
         program = compiled(noisy[name](segment), network, length, *settings[0][:2])

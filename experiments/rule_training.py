@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from rule_gradients import Build, initial
+from rule_gradients import Build
 
 import rnn_jax as rj
 from rnn_jax.data.tasks import copying, delayed_addition
@@ -17,9 +17,10 @@ class Learner(NamedTuple):
     """A rule in the copying task."""
 
     build: Build
-    optimiser: Callable[[float], optax.GradientTransformation] = optax.adam
     whole: bool = False
     """Whether an update comes after a chunk of whole problems, and not after each window."""
+    rmsprop: bool = False
+    """Whether it is trained by RMSprop, and not by Adam."""
 
 
 COPYING = {
@@ -32,16 +33,20 @@ COPYING = {
     "snap, full inside": Learner(functools.partial(rj.snap, inside="full")),
     "uoro, segments of a window": Learner(rj.uoro),
     "uoro, segments of 1": Learner(functools.partial(rj.uoro, segment=1)),
-    "immediate, RMSprop": Learner(rj.immediate, optax.rmsprop),
+    "immediate, RMSprop": Learner(rj.immediate, rmsprop=True),
 }
 """UORO with a fresh memory in each window is "bptt by windows": nothing crosses a border then."""
 
 
 def by_addition(
-    algorithm: rj.Algorithm, network: rj.Network, rate: float, window: int, batch: int, steps: int, reports: int
-) -> Callable[[int], Any]:
-    """``seed -> (losses [reports], parameters, whether all was finite)`` of training on delayed addition."""
-    optimiser = optax.adam(rate)
+    algorithm: rj.Algorithm,
+    optimiser: optax.GradientTransformation,
+    window: int,
+    batch: int,
+    steps: int,
+    reports: int,
+) -> Callable[[rj.Params, int], Any]:
+    """``(params, seed) -> (losses [reports], params, whether all was finite)`` of training on delayed addition."""
     step = rj.train.make_step(algorithm, optimiser)
 
     @jax.jit
@@ -52,24 +57,29 @@ def by_addition(
         state, metrics = jax.lax.scan(step, state, windows)
         return metrics.loss.reshape(reports, -1).mean(axis=1), state.params, state.finite
 
-    return lambda seed: train(initial(network, seed), seed)
+    return train
 
 
 def by_copying(
-    learner: Learner, network: rj.Network, rate: float, window: int, chunk: int, batch: int, chunks: int, solved: float
-) -> Callable[[int], Any]:
-    """``seed -> (length of the strings after each chunk, steps seen, whether all was finite)``.
+    algorithm: rj.Algorithm,
+    optimiser: optax.GradientTransformation,
+    window: int,
+    chunk: int,
+    batch: int,
+    chunks: int,
+    solved: float,
+) -> Callable[[rj.Params, int], Any]:
+    """``(params, seed) -> (length of the strings after each chunk, steps seen, whether all was finite)``.
 
-    The strings grow by a bit after each chunk of problems whose loss is below ``solved``, in
-    nats a bit.
+    An update comes after each window, which divides the chunk.  The strings grow by a bit after each chunk of problems
+    whose loss is below ``solved``, in nats a bit.
     """
-    algorithm, optimiser = learner.build(network), learner.optimiser(rate)
-    step, n = rj.train.make_step(algorithm, optimiser), chunk if learner.whole else window
+    step = rj.train.make_step(algorithm, optimiser)
 
     def advance(carry: Any, key: Any) -> Any:
         state, length = carry
         problems = copying(key, chunk, batch, length)
-        windows = jax.tree.map(lambda a: a.reshape(chunk // n, n, *a.shape[1:]), problems)
+        windows = jax.tree.map(lambda a: a.reshape(-1, window, *a.shape[1:]), problems)
         state, metrics = jax.lax.scan(step, state, windows)
         loss = jnp.where(metrics.weight > 0, metrics.loss * metrics.weight, 0).sum() / metrics.weight.sum()
         grown = jnp.minimum(length + (loss < solved), chunk // 2)
@@ -82,4 +92,4 @@ def by_copying(
         (state, _), (lengths, seen) = jax.lax.scan(advance, (state, jnp.ones((), jnp.int32)), keys)
         return lengths, batch * seen.cumsum(), state.finite
 
-    return lambda seed: train(initial(network, seed), seed)
+    return train

@@ -27,11 +27,12 @@ import char_lm
 import figures
 import jax
 import numpy as np
+from adam import Adam, check_adam
 from tqdm import tqdm
 
 import rnn_jax as rj
 from rnn_jax import experiment, train
-from rnn_jax.checks import InputError, check_int, require
+from rnn_jax.checks import InputError, check_int, check_number, require
 
 OURS, THEIRS, BY_GRAD = "rnn_jax", "PyTorch", "rnn_jax, jax.grad"
 OURS_64, THEIRS_64 = "rnn_jax, float64", "PyTorch, float64"
@@ -43,7 +44,7 @@ LOOKS = {
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Adam):
     """Which model is trained, for how long, and how many seeds are its yardstick."""
 
     hidden: int = 128
@@ -53,9 +54,11 @@ class Config:
     length: int = 100
     """T, characters per window; the gradient does not reach beyond it, the state does."""
     steps: int = 1000
-    """Updates; the rate falls to a tenth over them, along a cosine."""
+    """Updates."""
     rate: float = 3e-3
     """Peak learning rate of Adam."""
+    last_rate: float = 0.1
+    """The share of it that is left at the end, along a cosine."""
     clip: float = 1.0
     """The gradient is scaled down to this norm where it is larger."""
     seed: int = 0
@@ -72,6 +75,8 @@ class Config:
     """Replace what the run folder holds."""
     resume: Literal["auto"] | None = None
     """With auto, go on with the run in the folder given by --out, by the same command, or start it."""
+    cache: bool = True
+    """Keep compiled programs in the user's cache folder, for the next start."""
     quick: bool = False
     """A small network, few steps and one further seed."""
 
@@ -106,8 +111,8 @@ def by_torch(params: rj.Params, windows: Windows, model: char_lm.Config) -> Iter
         for theirs, leaf in zip(trained, ours, strict=True):
             theirs.copy_(torch.tensor(np.asarray(leaf.T)))
     recurrent.bias_hh_l0.requires_grad_(False)
-    optimiser = torch.optim.Adam(trained, lr=model.rate)
-    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, model.steps, eta_min=model.rate / 10)
+    optimiser = torch.optim.Adam(trained, model.rate, (model.beta1, model.beta2), model.eps)
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, model.steps, eta_min=model.rate * model.last_rate)
     state = torch.zeros(1, model.batch, H, dtype=dtype)
     for index in range(model.steps):
         xs, ys = (torch.tensor(tokens).long() for tokens in windows(index)[:2])
@@ -124,10 +129,11 @@ def by_torch(params: rj.Params, windows: Windows, model: char_lm.Config) -> Iter
 
 def measure(config: Config, parts: experiment.Parts) -> dict[str, list[float]]:
     """The loss of each step in nats, of each run by its name."""
-    sizes = {name: getattr(config, name) for name in ("hidden", "batch", "length", "steps", "rate", "quick")}
+    sizes = {name: getattr(config, name) for name in ("hidden", "batch", "length", "steps", "quick")}
+    of_adam = {name: getattr(config, name) for name in ("rate", "last_rate", "beta1", "beta2", "eps")}
+    same = {**sizes, **of_adam, "clip_at": config.clip, "devices": 1}
     models = {
-        algorithm: char_lm.resolve(char_lm.Config(**sizes, algorithm=algorithm, clip_at=config.clip, devices=1))
-        for algorithm in ("bptt", "autodiff")
+        algorithm: char_lm.resolve(char_lm.Config(algorithm=algorithm, **same)) for algorithm in ("bptt", "autodiff")
     }
     corpus, _ = char_lm.load(models["bptt"])
 
@@ -217,8 +223,12 @@ def run(config: Config) -> None:
     require(0 <= config.seed <= last, "seed", config.seed, f"in 0 … {last}")
     for name in ("rate", "clip", "close"):
         require(0 < getattr(config, name) < math.inf, name, getattr(config, name), "a positive number")
+    check_number(config.last_rate, "last_rate", 0, 1, "a share")
+    check_adam(config)
     if config.quick:
         config = dataclasses.replace(config, hidden=32, batch=8, length=50, steps=40, seeds=1)
+    if config.cache:
+        experiment.keep_compiled()
     parts = experiment.Parts("torch_training", config, r"summary\.json|torch_training\.png")
     losses = measure(config, parts)
     found = summarise(config, losses)

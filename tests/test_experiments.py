@@ -1,5 +1,7 @@
 """The scripts run for real, as a user starts them: quick, resumed, and with every kind of mistake."""
 
+import dataclasses
+import importlib
 import importlib.metadata
 import importlib.util
 import json
@@ -13,14 +15,18 @@ import sys
 import time
 from pathlib import Path
 from typing import get_args
+from unittest import mock
 
 import benchmark
 import char_lm
 import chex
 import compare_gradients
 import digits
+import held_out
 import jax
+import learning_rules
 import numpy as np
+import optax
 import peers
 import pictures
 import pytest
@@ -360,6 +366,8 @@ def test_char_lm_takes_every_option(tmp_path, flags):
         (("--batch", "0"), "batch_size is 0"),
         (("--seed", "-1"), "seed is -1"),
         (("--seed", str(2**70)), "seed is 118"),
+        (("--eps", "0"), "eps is 0.0; it must be a positive number"),
+        (("--beta2", "1"), "beta2 is 1.0; it must be 0 or more and below 1"),
         (("--temperature", "inf"), "temperature is inf"),
         (("--sample", "3000000000"), "sample is 3000000000"),
         (
@@ -367,6 +375,7 @@ def test_char_lm_takes_every_option(tmp_path, flags):
             "leak is 1.0; it must be left out: it changes nothing without --cell elman",
         ),
         (("--cell", "gru", "--activation", "tanh"), "activation is 'tanh'; it must be left out"),
+        (("--optimiser", "sgd", "--eps", "1e-8"), "eps is 1e-08; it must be left out"),
         (("--clip", "none", "--clip-at", "1"), "clip_at is 1.0; it must be left out"),
         (("--sample", "0", "--temperature", "1"), "temperature is 1.0; it must be left out"),
         (("--sample", "0", "--prime", "a"), "prime is 'a'; it must be left out"),
@@ -669,6 +678,7 @@ def test_memory_tasks_are_learnt_and_plotted(tmp_path):
         (("--rates", "irnn", "0"), "rates is 0.0; it must be a positive number after each name"),
         (("--resume", "auto"), "resume is 'auto'; it must be used with --out"),
         (("--rate", "0"), "rate is 0.0; it must be a positive number"),
+        (("--beta1", "1"), "beta1 is 1.0; it must be 0 or more and below 1"),
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else "",
 )
@@ -726,7 +736,8 @@ def test_real_sequences_are_learnt_or_say_what_to_install(tmp_path):
 @pytest.mark.slow
 def test_torch_trains_the_same_network(tmp_path):
     """By the same equations: in 64 bits nothing but rounding is between the losses of 40 steps."""
-    result = script("torch_training.py", "--quick", "--out", tmp_path, cwd=tmp_path)
+    constants = ("--beta1", 0.8, "--beta2", 0.99, "--eps", 1e-4, "--last-rate", 0.5)
+    result = script("torch_training.py", "--quick", *constants, "--out", tmp_path, cwd=tmp_path)
     if importlib.util.find_spec("torch"):
         assert result.returncode == 0, result.stderr
         runs = json.loads((tmp_path / "summary.json").read_text())["runs"]
@@ -780,7 +791,7 @@ def test_a_killed_run_goes_on_part_by_part(tmp_path, name):
     """To the same summary and the same plots; the finished part stays as it is."""
     if name in NEEDS and importlib.util.find_spec(NEEDS[name]) is None:
         pytest.skip(f"{NEEDS[name]} is not installed")
-    (whole, killed), flags = (tmp_path / "whole", tmp_path / "killed"), OF_PARTS[name].split()
+    (whole, killed), flags = (tmp_path / "whole", tmp_path / "killed"), [*OF_PARTS[name].split(), "--no-cache"]
     result = script(name, *flags, "--out", whole, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     command = [sys.executable, str(EXPERIMENTS / name), *flags, "--out", str(killed), "--resume", "auto"]
@@ -806,6 +817,56 @@ def test_a_killed_run_goes_on_part_by_part(tmp_path, name):
         assert plot.read_bytes() == (killed / plot.name).read_bytes(), plot.name
     other = script(name, *flags, "--seed", "1", "--out", killed, "--resume", "auto", cwd=tmp_path)
     assert other.returncode == 2 and "seed is 1; it must be 0, as in the run that is resumed" in other.stderr
+
+
+@pytest.mark.parametrize("name", OF_PARTS)
+def test_compiled_programs_are_kept_before_anything_is_measured(tmp_path, name, monkeypatch):
+    """And before the folder is made; real sequences and PyTorch need not be installed for it."""
+    module = importlib.import_module(name.removesuffix(".py"))
+    monkeypatch.setattr(experiment, "keep_compiled", mock.Mock(side_effect=Killed))
+    with pytest.raises(Killed):
+        module.run(module.Config(out=tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+BY_ADAM = {
+    "memory_tasks": lambda m, c: m.learn(c, "adding", m.TASKS["adding"], "elman"),
+    "real_sequences": lambda m, c: m.learn(c, m.Problem(lambda *_: ONE, rj.Batch(ZEROS, ZEROS), None, 0, ""), "elman"),
+    "fixed_points": lambda m, c: m.train(dataclasses.replace(c, recurrent="uniform"), "elman"),
+    "gradient_flow": lambda m, c: m.trainer(c, m.network_of(c, "elman")),
+    "learning_rules": lambda m, c: m.train(c, "bptt", 5),
+    "torch_training": lambda m, c: m.measure(c, None),
+}
+"""What makes the optimiser of an experiment that trains by Adam, of its module and its configuration."""
+ONE, ZEROS = rj.Network((rj.elman(),), 1, 2, 1, rj.squared_error()), np.zeros((5, 4, 1), np.float32)
+
+
+@pytest.mark.parametrize("name", BY_ADAM)
+def test_the_constants_of_adam_are_flags(name, monkeypatch):
+    module, adam = importlib.import_module(name), mock.Mock(side_effect=Killed)
+    monkeypatch.setattr(optax, "adam", adam)
+    with pytest.raises(Killed):
+        BY_ADAM[name](module, module.Config(hidden=4, beta1=0.8, beta2=0.95, eps=1e-3))
+    assert adam.call_args.args[1:] == (0.8, 0.95, 1e-3)
+
+
+def test_the_constants_of_rmsprop_are_flags(monkeypatch):
+    rmsprop = mock.Mock(side_effect=Killed)
+    monkeypatch.setattr(optax, "rmsprop", rmsprop)
+    with pytest.raises(Killed):
+        learning_rules.grow(learning_rules.Config(rate=0.1, rms_decay=0.8, eps=1e-3), "immediate, RMSprop")
+    assert rmsprop.call_args.args == (0.1, 0.8, 1e-3)
+
+
+def test_the_flags_of_held_out_are_those_of_its_runs(tmp_path):
+    given = {"batch": 7, "length": 9, "rate": 0.5, "last_rate": 0.3, "warm_up": 2, "clip_at": 2.0, "cache": False}
+    given |= {"beta1": 0.8, "beta2": 0.95, "eps": 1e-3, "steps": 11, "seeds": 2}
+    settings = char_lm.resolve(held_out.settings(held_out.Config(out=tmp_path, **given), "gru", 8))
+    assert {name: getattr(settings, name) for name in given} == given
+    assert (settings.cell, settings.hidden, settings.out) == ("gru", 8, tmp_path / "gru-8")
+    usual = char_lm.Config(cell="gru", hidden=8, seeds=3, steps=5000, out=tmp_path / "gru-8", resume=experiment.AUTO)
+    ours = held_out.settings(held_out.Config(out=tmp_path), "gru", 8)
+    assert char_lm.resolve(ours) == dataclasses.replace(char_lm.resolve(usual), quiet=True)
 
 
 @pytest.mark.slow

@@ -25,6 +25,7 @@ class Config:
     kind: Literal["a", "b"] = "a"
     test_length: int | None = None
     decay: bool = True
+    cache: bool = True
     starts: int = 5
     out: Path | None = None
     overwrite: bool = False
@@ -161,8 +162,15 @@ def test_a_run_is_replaced_with_its_parts(config):
     assert parts_of(config).result("one", never) == 2  # it began with --overwrite, and goes on without
 
 
+def test_a_run_goes_on_with_or_without_a_cache(config):
+    """It changes no number."""
+    parts_of(config).result("one", lambda: 1)
+    assert parts_of(dataclasses.replace(config, cache=False)).result("one", never) == 1
+
+
 @pytest.mark.parametrize(
-    "changed", [{}, {"models": None, "decay": False, "quick": False}, {"test_length": 5, "starts": 7}]
+    "changed",
+    [{}, {"models": None, "decay": False, "quick": False}, {"test_length": 5, "starts": 7}, {"cache": False}],
 )
 def test_the_printed_command_goes_on_from_any_folder(config, changed, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

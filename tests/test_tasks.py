@@ -104,6 +104,24 @@ def test_a_task_is_a_pure_function_of_its_key_and_starts_from_zero(name):
     np.testing.assert_array_equal(batch.reset, np.arange(len(batch.xs))[:, None] + np.zeros((1, 3)) == 0)
 
 
+SEVERAL = {
+    "copying": lambda key: data.copying(key, 12, 3, 2),
+    "delayed_addition": lambda key: data.delayed_addition(key, 12, 3),
+}
+"""Tasks with other resets, or none."""
+
+
+@pytest.mark.parametrize("name", [*MADE, *SEVERAL])
+def test_a_task_is_the_same_in_32_and_64_bits(name):
+    """An example in a docstring, which is tested in 64 bits, is what a user sees in 32."""
+    made = []
+    for wide in (False, True):
+        with jax.enable_x64(wide):
+            made.append((MADE | SEVERAL)[name](KEY))
+    chex.assert_trees_all_equal_shapes_and_dtypes(*made)
+    chex.assert_trees_all_equal(*made)
+
+
 def constant(loss, o, ys, weight=None):
     """The mean loss of logits that are always the same."""
     losses = np.asarray(loss.value(np.broadcast_to(np.float32(o), (*ys.shape[:2], len(o))), ys))

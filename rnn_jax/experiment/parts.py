@@ -32,7 +32,7 @@ class Parts:
     Args:
       experiment: the name of the experiment.
       config: the dataclass of the run's configuration, with ``out``, ``overwrite`` and ``resume``, which is "auto" or
-        None.
+        None.  A field ``cache`` may differ in a run that is resumed.
       files: a regular expression for all that the experiment writes beside the parts, as for ``new_folder``.
 
     Raises:
@@ -74,7 +74,8 @@ class Parts:
             require(not config.overwrite, "overwrite", True, "left out with --resume")
         if config.resume and (out / "config.json").is_file():
             saved = read_config(out, experiment, type(config))
-            resumed(dataclasses.replace(config, resume=out), experiment, left_out=saved, free=("out", "overwrite"))
+            free = [name for name in ("out", "overwrite", "cache") if hasattr(config, name)]
+            resumed(dataclasses.replace(config, resume=out), experiment, left_out=saved, free=free)
             HELD.take(out)
             write_config(out, experiment, config, origin())
             self.folder = out

@@ -46,9 +46,9 @@ def adding(key: Array, T: int, B: int) -> Batch:
     require(T > 1, "T", T, "2 or more")
     number_key, first_key, second_key = jax.random.split(key, 3)
     numbers = jax.random.uniform(number_key, (T, B), jnp.float32)
-    first = jax.random.randint(first_key, (1, B), 0, T // 2)
-    second = jax.random.randint(second_key, (1, B), T // 2, T)
-    t = jnp.arange(T)[:, None]
+    first = jax.random.randint(first_key, (1, B), 0, T // 2, jnp.int32)
+    second = jax.random.randint(second_key, (1, B), T // 2, T, jnp.int32)
+    t = jnp.arange(T, dtype=jnp.int32)[:, None]
     marks = ((t == first) | (t == second)).astype(jnp.float32)
     last = jnp.broadcast_to(t == T - 1, (T, B)).astype(jnp.float32)
     xs = jnp.stack([numbers, marks], axis=-1)

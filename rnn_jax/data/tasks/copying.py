@@ -37,7 +37,7 @@ def copying(key: Array, T: int, B: int, length: int | Array) -> Batch:
       >>> import rnn_jax as rj
       >>> xs, ys, mask, reset, weight = rj.data.copying(jax.random.key(0), T=7, B=1, length=3)
       >>> xs[:, 0].tolist(), ys[3:6, 0].tolist(), mask[:, 0].tolist()[-2:]
-      ([1, 1, 0, 2, 2, 2, 0], [1, 1, 0], [True, False])
+      ([0, 0, 1, 2, 2, 2, 1], [0, 0, 1], [True, False])
 
     Source: Graves, Wayne & Danihelka, *Neural Turing machines*, arXiv:1410.5401 (2014); with a curriculum of lengths in
     Menick et al., *A practical sparse approximation for real time recurrent learning*, ICLR (2021).
@@ -52,7 +52,7 @@ def copying(key: Array, T: int, B: int, length: int | Array) -> Batch:
         require(2 * length <= T, "length", length, f"T / 2, {T // 2}, at most")
     t = jnp.arange(T)
     position = t % (2 * length)
-    bits = jax.random.bernoulli(key, 0.5, (T, B)).astype(jnp.int32)
+    bits = jax.random.bernoulli(key, jnp.float32(0.5), (T, B)).astype(jnp.int32)
     recalled = (position >= length)[:, None]
     said = bits[jnp.maximum(t - length, 0)]
     of_a_problem, first = t < T // (2 * length) * (2 * length), position == 0

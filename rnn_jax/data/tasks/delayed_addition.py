@@ -42,7 +42,7 @@ def delayed_addition(key: Array, T: int, B: int) -> Batch:
     check_int(B, "B")
     input_key, target_key = jax.random.split(key)
     first, second = DELAYS
-    x = jax.random.bernoulli(input_key, 0.5, (T, B)).astype(jnp.float32)
+    x = jax.random.bernoulli(input_key, jnp.float32(0.5), (T, B)).astype(jnp.float32)
     past = jnp.concatenate([jnp.zeros((second, B), jnp.float32), x])
     p = 0.5 + 0.5 * past[second - first : second - first + T] - 0.25 * past[:T]
     ys = jax.random.bernoulli(target_key, p).astype(jnp.int32)

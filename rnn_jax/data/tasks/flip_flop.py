@@ -34,8 +34,8 @@ def flip_flop(key: Array, T: int, B: int) -> Batch:
       >>> import jax
       >>> import rnn_jax as rj
       >>> batch = rj.data.flip_flop(jax.random.key(0), T=8, B=1)
-      >>> batch.xs[:, 0, 2].astype(int).tolist(), batch.ys[:, 0, 2].astype(int).tolist()
-      ([-1, 0, 1, 0, 0, 0, -1, 0], [-1, -1, 1, 1, 1, 1, -1, -1])
+      >>> batch.xs[:, 0, 0].astype(int).tolist(), batch.ys[:, 0, 0].astype(int).tolist()
+      ([1, 0, 0, -1, 0, 0, 0, 0], [1, 1, 1, -1, -1, -1, -1, -1])
 
     Source: Sussillo & Barak, *Opening the black box: low-dimensional dynamics in high-dimensional recurrent neural
     networks*, Neural Computation 25 (2013).
@@ -44,9 +44,9 @@ def flip_flop(key: Array, T: int, B: int) -> Batch:
     check_int(T, "T")
     check_int(B, "B")
     pulse_key, sign_key = jax.random.split(key)
-    signs = jax.random.rademacher(sign_key, (T, B, BITS), jnp.float32)
+    signs = 2 * jax.random.bernoulli(sign_key, jnp.float32(0.5), (T, B, BITS)).astype(jnp.float32) - 1
     t = jnp.arange(T)[:, None, None]
-    pulses = jax.random.bernoulli(pulse_key, PULSE, signs.shape) | (t == 0)
+    pulses = jax.random.bernoulli(pulse_key, jnp.float32(PULSE), signs.shape) | (t == 0)
     last = lax.cummax(jnp.where(pulses, t, 0), axis=0)
     ys = jnp.take_along_axis(signs, last, axis=0)
     return Batch(jnp.where(pulses, signs, 0), ys, reset=jnp.broadcast_to(t[..., 0] == 0, (T, B)))

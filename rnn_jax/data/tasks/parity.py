@@ -35,7 +35,7 @@ def parity(key: Array, T: int, B: int, shortest: int | None = None) -> Batch:
       >>> import rnn_jax as rj
       >>> batch = rj.data.parity(jax.random.key(0), T=6, B=1)
       >>> batch.xs[:, 0].tolist(), batch.ys[:, 0].tolist()
-      ([0, 1, 0, 0, 1, 1], [0, 1, 1, 1, 0, 1])
+      ([0, 1, 1, 1, 1, 0], [0, 1, 0, 1, 0, 0])
 
     Source: the XOR of all bits so far, as in Grazzi et al., *Unlocking state-tracking in linear RNNs through negative
     eigenvalues*, arXiv:2411.12537 (2024), who prove which recurrences cannot compute it.
@@ -47,7 +47,7 @@ def parity(key: Array, T: int, B: int, shortest: int | None = None) -> Batch:
     check_int(shortest, "shortest")
     require(shortest <= T, "shortest", shortest, f"T, {T}, at most")
     bit_key, length_key = jax.random.split(key)
-    xs = jax.random.bernoulli(bit_key, 0.5, (T, B)).astype(jnp.int32)
-    lengths = jax.random.randint(length_key, (1, B), shortest, T + 1)
-    t = jnp.arange(T)[:, None]
+    xs = jax.random.bernoulli(bit_key, jnp.float32(0.5), (T, B)).astype(jnp.int32)
+    lengths = jax.random.randint(length_key, (1, B), shortest, T + 1, jnp.int32)
+    t = jnp.arange(T, dtype=jnp.int32)[:, None]
     return Batch(xs, xs.cumsum(axis=0, dtype=jnp.int32) % 2, mask=t < lengths, reset=jnp.broadcast_to(t == 0, (T, B)))
