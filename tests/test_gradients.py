@@ -58,7 +58,7 @@ def cases():
 @pytest.mark.parametrize(("cell", "depth", "dtype", "T", "B"), list(cases()))
 def test_bptt_equals_autodiff(cell, depth, dtype, T, B, request):
     if dtype == "float32" and T == 200:
-        request.getfixturevalue("sums_as_users_compile")
+        request.getfixturevalue("this_as_users_compile")
     network = make_network(cell, depth)
     params = make_params(network, dtype)
     ours, reference = jax.jit(update_of(rj.bptt(network))), jax.jit(update_of(rj.autodiff(network)))

@@ -419,6 +419,7 @@ def masked(index):
     return batch if index % 2 else jax.device_get(batch)
 
 
+@pytest.mark.usefixtures("this_as_users_compile")
 @pytest.mark.parametrize(
     ("steps", "every", "chunk"),
     marked([(10, 4, 3), (7, 7, 2), (3, 1, 4), (6, 100, 50), (8, 2, 2), (8, 4, 2)], [(7, 7, 2), (3, 1, 4)]),
@@ -430,6 +431,7 @@ def test_steps_in_chunks_are_bitwise_those_made_one_by_one(steps, every, chunk):
     chex.assert_trees_all_equal(reports, expected)
 
 
+@pytest.mark.usefixtures("this_as_users_compile")
 @cells
 @pytest.mark.parametrize("dtype", marked(["float64", "float32", "bfloat16"], [], ["float64", "bfloat16"]))
 def test_steps_in_chunks_are_bitwise_the_same_for_every_cell(cell, dtype):
