@@ -19,15 +19,15 @@ CACHE = Path(tempfile.gettempdir()) / "rnn_jax-tests"
 """XDG_CACHE_HOME of the scripts: programs that they compile are kept here, and not in the user's home."""
 
 
-def command(*arguments):
-    """char_lm's command line, in this process; returns its exit status."""
-    handler = signal.getsignal(signal.SIGTERM)
+def command(*arguments, script=char_lm):
+    """The command line of a script, in this process; returns its exit status."""
+    handler, flags = signal.getsignal(signal.SIGTERM), getattr(script, "flags", None)
     with pytest.MonkeyPatch.context() as patched, pytest.raises(SystemExit) as ended:
-        patched.setattr(sys, "argv", ["char_lm.py", *map(str, arguments)])
+        patched.setattr(sys, "argv", [f"{script.__name__}.py", *map(str, arguments)])
         patched.setenv("XDG_CACHE_HOME", str(CACHE))
         with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"), jax.enable_x64(False):
             try:
-                experiment.main(char_lm.Config, char_lm.main, char_lm.flags)
+                experiment.main(script.Config, script.main if hasattr(script, "main") else script.run, flags)
             finally:
                 signal.signal(signal.SIGTERM, handler)
     return ended.value.code or 0
