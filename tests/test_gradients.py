@@ -272,7 +272,9 @@ def test_windows_carry_the_state(cell, algorithm):
 
 
 @exact_algorithms
-@pytest.mark.parametrize("inputs", [None, "float64"], ids=["tokens", "floats"])
+@pytest.mark.parametrize(
+    "inputs", [pytest.param(None, id="tokens"), pytest.param("float64", id="floats", marks=pytest.mark.slow)]
+)
 @cells
 def test_padding_never_changes_anything(cell, inputs, algorithm):
     """Masked steps before, amid and after, and masked rows, whatever stands in them, even NaN."""
