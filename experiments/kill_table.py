@@ -219,11 +219,12 @@ def kill(what: str, number: int, algorithm: str, unharmed: Unharmed, rng: random
     expected, (_, seconds) = unharmed.result(algorithm), unharmed.whole(algorithm)
     detail, outcome = harm(what, number, algorithm, folder, text, rng, seconds), WRONG
     if not detail.startswith(WRONG):
+        before = contents(folder)
         argv = script("char_lm.py", *command(folder, text, algorithm))
         again = subprocess.run(argv, capture_output=True, text=True, check=False)
         if again.returncode == 0 and not again.stderr and result(folder) == expected:
             outcome = EQUAL
-        elif again.returncode == 2 and again.stderr.startswith("error: ") and again.stderr.count("\n") == 1:
+        elif again.returncode == 2 and re.fullmatch("error: .*\n", again.stderr) and contents(folder) == before:
             outcome = REFUSED
         else:
             detail += f"; again: status {again.returncode}; {again.stderr[-300:]}"

@@ -2,6 +2,7 @@
 
 import json
 import random
+import subprocess
 import sys
 
 import kill_table
@@ -82,6 +83,23 @@ def test_a_table_that_was_stopped_goes_on_with_the_same_draws(tmp_path, monkeypa
     assert found["trials"] == expected["trials"] and found["table"] == expected["table"]
     assert len({trial["detail"].split()[-1] for trial in found["trials"]}) == len(plan)
     assert kill_table.run(config) == 0 and measured == plan
+
+
+@pytest.mark.parametrize(("changed", "outcome"), [(False, "refused"), (True, "WRONG")])
+def test_a_refusal_leaves_every_file_as_it_was(changed, outcome, tmp_path, monkeypatch):
+    class Unharmed:
+        work = text = tmp_path
+        result, whole = staticmethod(lambda algorithm: {}), staticmethod(lambda algorithm: (tmp_path, 1.0))
+
+    def again(argv, **settings):
+        if changed:
+            (tmp_path / "killed" / "lock").touch()
+        return subprocess.CompletedProcess(argv, 2, "", "error: refused\n")
+
+    monkeypatch.setattr(kill_table, "harm", lambda what, number, algorithm, folder, *others: folder.mkdir() or "harmed")
+    monkeypatch.setattr(subprocess, "run", again)
+    (trial,) = kill_table.kill("folder deleted", 0, "bptt", Unharmed, random.Random(0))
+    assert trial.outcome == outcome
 
 
 def test_every_kind_of_damage_is_damage(tmp_path):
