@@ -183,7 +183,8 @@ def resolve(config: Config) -> Config:
         ("eps", config.optimiser != "adam", "--optimiser adam"),
     ):
         value = getattr(config, name)
-        require(not (idle and value), name, value, f"left out: it changes nothing without {needed}")
+        given = value is not None and value is not False  # 0 is
+        require(not (idle and given), name, value, f"left out: it changes nothing without {needed}")
     usual = {
         "activation": "tanh" if config.cell == "elman" else None,
         "leak": 1.0 if config.cell == "elman" else None,

@@ -376,6 +376,7 @@ def test_char_lm_takes_every_option(tmp_path, flags):
         ),
         (("--cell", "gru", "--activation", "tanh"), "activation is 'tanh'; it must be left out"),
         (("--optimiser", "sgd", "--eps", "1e-8"), "eps is 1e-08; it must be left out"),
+        (("--optimiser", "sgd", "--beta1", "0"), "beta1 is 0.0; it must be left out"),
         (("--clip", "none", "--clip-at", "1"), "clip_at is 1.0; it must be left out"),
         (("--sample", "0", "--temperature", "1"), "temperature is 1.0; it must be left out"),
         (("--sample", "0", "--prime", "a"), "prime is 'a'; it must be left out"),
