@@ -109,8 +109,8 @@ def run(config: Config) -> int:
     ratios = [ratios_of(case, part, here) for part in ("grid", "scaling") for case, here in by_case(rows, part).items()]
     report(ratios, rows)
     parts.write_json("summary.json", {"machine": experiment.machine(), "ratios": ratios, "rows": rows})
-    parts.finish()
     benchmark_figures.plot(rows, parts.folder)
+    parts.finish()
     print(f"run folder: {parts.folder}")
     return 0
 

@@ -238,8 +238,8 @@ def run(config: Config) -> None:
     for line in table_lines(config, summary):
         print(line)
     parts.write_json("summary.json", {"machine": experiment.machine(), **summary})
-    parts.finish()
     flow_figures.plot(config, summary, parts.folder)
+    parts.finish()
     print(f"run folder: {parts.folder}")
 
 

@@ -152,8 +152,8 @@ def run(config: Config) -> None:
         ],
     }
     parts.write_json("summary.json", summary)
-    parts.finish()
     rules_benchmark_figures.plot(speed, parts.folder)
+    parts.finish()
     print(text)
     print(f"run folder: {parts.folder}")
 
