@@ -224,7 +224,7 @@ def check(config: Config) -> None:
     fits = 0 <= config.laser_warm_up < config.laser_window < config.laser_learnt <= 10_000
     sizes = config.laser_warm_up, config.laser_window, config.laser_learnt
     require(fits, "laser_warm_up, laser_window, laser_learnt", sizes, "each smaller than the next, at most 10,000")
-    check_number(config.last_rate, "last_rate", 0, 1, "a share")
+    check_number(config.last_rate, "last_rate", 0, 1, "in 0 … 1")
     check_int(config.seed, "seed", 0)
     for name in ("rate", "clip"):
         if getattr(config, name) is not None:

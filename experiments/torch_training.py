@@ -223,7 +223,7 @@ def run(config: Config) -> None:
     require(0 <= config.seed <= last, "seed", config.seed, f"in 0 … {last}")
     for name in ("rate", "clip", "close"):
         require(0 < getattr(config, name) < math.inf, name, getattr(config, name), "a positive number")
-    check_number(config.last_rate, "last_rate", 0, 1, "a share")
+    check_number(config.last_rate, "last_rate", 0, 1, "in 0 … 1")
     check_adam(config)
     if config.quick:
         config = dataclasses.replace(config, hidden=32, batch=8, length=50, steps=40, seeds=1)
