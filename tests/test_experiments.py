@@ -745,6 +745,17 @@ BY_ADAM = {
 ONE, ZEROS = rj.Network((rj.elman(),), 1, 2, 1, rj.squared_error()), np.zeros((5, 4, 1), np.float32)
 
 
+def test_the_folder_is_held_until_all_is_written():
+    """After ``finish`` a script only says where the run is."""
+    ends = [
+        path.read_text().split("parts.finish()")[1].split("\n\n\n")[0]
+        for path in sorted(EXPERIMENTS.glob("*.py"))
+        if "parts.finish()" in path.read_text()
+    ]
+    assert len(ends) == 10
+    assert not any("parts." in end.replace('print(f"run folder: {parts.folder}")', "") for end in ends)
+
+
 @pytest.mark.parametrize("name", BY_ADAM)
 def test_the_constants_of_adam_are_flags(name, monkeypatch):
     module, adam = importlib.import_module(name), mock.Mock(side_effect=Killed)
