@@ -47,9 +47,10 @@ def eprop(
     − decay.
 
     With ``inside="full"`` the error walks back through the full Jacobian of a segment, W included, and the layers above
-    where the feedback is symmetric; the trace crosses the segment's border.  Time is that of ``bptt``, 0.8 to 1.8 times;
-    memory is one number a parameter, example and state value of its unit that the next step sees other than through W.
-    A plain Elman unit has none, and there e-prop is ``immediate``; with ``inside="full"`` what W sees counts too.
+    where the feedback is symmetric; the trace crosses the segment's border.  Time is 0.8 to 1.8 times that of
+    ``bptt``; memory is one number a parameter, example and state value of its unit that the next step sees other than
+    through W.  A plain Elman unit has none, and there e-prop is ``immediate``; with ``inside="full"`` what W sees
+    counts too.
 
     Choose it as a model of learning in brains, with feedback weights; and with ``inside="full"`` in place of truncation
     by windows.
@@ -156,8 +157,8 @@ def rflo(
         E ← (1 − α) E + α u_tᵀ φ'(z_t)
         G += E (δo_t F)                        of each unit its own column of E and element of δo_t F
 
-    Any other cell has the trace of ``eprop``.  Time is that of ``bptt``, 0.8 to 1.5 times; memory is as for ``eprop``: one
-    number a parameter and example for a leaky Elman cell, and none for a plain one.
+    Any other cell has the trace of ``eprop``.  Time is 0.8 to 1.5 times that of ``bptt``; memory is as for ``eprop``:
+    one number a parameter and example for a leaky Elman cell, and none for a plain one.
 
     Choose it as a model of learning in brains, with feedback weights.
 

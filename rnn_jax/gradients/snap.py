@@ -43,9 +43,9 @@ def snap(
     The error of a layer is what reaches it at the same step.  With ``inside="full"`` the gradient within a segment is
     that of ``bptt``, layers above included, and the rule decides on what crosses a border alone.
 
-    Time with n = 1 is that of ``bptt``, 1 to 2.6 times, and memory one number a parameter, example and state value of its
-    unit that the next step sees.  With n ≥ 2, where r units are within reach, it is O(H r³ + r θ) a step, and memory r
-    times as much; where all are, ``rtrl`` gives the same numbers in less time.
+    Time with n = 1 is 1 to 2.6 times that of ``bptt``, and memory one number a parameter, example and state value of
+    its unit that the next step sees.  With n ≥ 2, where r units are within reach, it is O(H r³ + r θ) a step, and
+    memory r times as much; where all are, ``rtrl`` gives the same numbers in less time.
 
     Choose it for one layer of a cell such as ``indrnn``, ``min_gru`` or ``rtu``, where it is exact; else as a cheap
     approximation.  Choose n ≥ 2 if W is sparse, and ``inside="full"`` in place of truncation by windows: at segments of
