@@ -87,6 +87,7 @@ import rnn_jax as rj
 from fixtures import make_batch, make_network, make_params
 from rnn_jax import train
 jax.config.update("jax_numpy_dtype_promotion", "standard")
+conftest.compile_with(False, conftest.CACHE)  # as users do
 network = make_network(rj.elman())
 algorithm, optimiser = rj.data_parallel(rj.bptt(network), jax.devices()), optax.adam(0.01)
 step, ended = train.make_step(algorithm, optimiser), []
