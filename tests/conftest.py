@@ -44,21 +44,19 @@ def compile_with(fewer_optimisations, cache):
 compile_with(UNOPTIMISED, 0)
 
 
-@pytest.fixture(scope="module")
-def as_users_compile():
-    """For modules that compare bitwise what this process computes with what another one does."""
+def _as_users_compile():
+    """For tests of equal bits in two programs or processes, and of long sums in float32.
+
+    Unoptimised programs take such sums one term after another, with larger errors.
+    """
     compile_with(False, CACHE)
     yield
     compile_with(UNOPTIMISED, 0)
 
 
-@pytest.fixture
-def this_as_users_compile():
-    """For tests of equal bits in two programs, and of long sums in float32, which unoptimised programs take one term
-    after another, with larger errors."""
-    compile_with(False, CACHE)
-    yield
-    compile_with(UNOPTIMISED, 0)
+as_users_compile = pytest.fixture(_as_users_compile, scope="module", name="as_users_compile")
+this_as_users_compile = pytest.fixture(_as_users_compile, name="this_as_users_compile")
+"""A module's programs, and those of one test."""
 
 
 REAL = ("scikit-learn", "sktime", "reservoirpy")
