@@ -1,7 +1,10 @@
 """Small runs of char_lm in this process, and what they leave in their folders."""
 
+import importlib.metadata
 import json
+import os
 import signal
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -13,8 +16,13 @@ import pytest
 import rnn_jax as rj
 from rnn_jax import checkpoint, experiment, train
 
+EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 TEXT = "all work and no play makes jack a dull boy. " * 60
 SMALL = ("--quick", "--hidden", "4", "--batch", "4", "--length", "10", "--sample", "5", "--devices", "1", "--no-cache")
+QUICK_TO_COMPILE = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+if importlib.metadata.version("jaxlib").startswith("0.10."):
+    QUICK_TO_COMPILE["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false"
+"""What has the programs of a process compiled as those of the tests are: in half the time, and slower ones."""
 CACHE = Path(tempfile.gettempdir()) / "rnn_jax-tests"
 """XDG_CACHE_HOME of the scripts: programs that they compile are kept here, and not in the user's home."""
 
@@ -31,6 +39,20 @@ def command(*arguments, script=char_lm):
             finally:
                 signal.signal(signal.SIGTERM, handler)
     return ended.value.code or 0
+
+
+def script(name, *arguments, cwd, quick_to_compile=True):
+    """A script in a process of its own."""
+    command = [sys.executable, str(EXPERIMENTS / name), *map(str, arguments)]
+    environment = environment_of_scripts(quick_to_compile)
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=600, check=False)
+
+
+def environment_of_scripts(quick_to_compile=True):
+    """In 32 bits, as users start them."""
+    ours = {key: value for key, value in os.environ.items() if key != "JAX_ENABLE_X64"}
+    quick = quick_to_compile and "RNN_JAX_OPTIMISE" not in os.environ
+    return {**ours, "XDG_CACHE_HOME": str(CACHE), **(QUICK_TO_COMPILE if quick else {})}
 
 
 def contents(folder):

@@ -23,6 +23,7 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_default_matmul_precision", "highest")
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts jobs in the background with it ignored
 UNOPTIMISED = "RNN_JAX_OPTIMISE" not in os.environ
+HAS_OLDER_LOOPS = importlib.metadata.version("jaxlib").startswith("0.10.")
 CACHE = ops.CACHE
 FOR_USERS = compiler.get_compile_options
 
@@ -36,8 +37,7 @@ def older_loops(*arguments, **settings):
 
 def compile_with(fewer_optimisations, cache):
     jax.config.update("jax_disable_most_optimizations", fewer_optimisations)
-    has_older_loops = importlib.metadata.version("jaxlib").startswith("0.10.")
-    compiler.get_compile_options = older_loops if fewer_optimisations and has_older_loops else FOR_USERS
+    compiler.get_compile_options = older_loops if fewer_optimisations and HAS_OLDER_LOOPS else FOR_USERS
     ops.CACHE = cache
 
 

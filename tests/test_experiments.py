@@ -5,7 +5,6 @@ import importlib
 import importlib.metadata
 import importlib.util
 import json
-import os
 import re
 import shlex
 import shutil
@@ -35,22 +34,14 @@ import rule_gradients
 import rule_training
 import rules_benchmark_goals
 import timing
-from char_runs import CACHE, SMALL, TEXT, command, contents, lines_of, saved
+from char_runs import EXPERIMENTS, SMALL, TEXT, command, contents, environment_of_scripts, lines_of, saved, script
 from fixtures import marked
 
 import rnn_jax as rj
 from rnn_jax import checkpoint, experiment, train
 
 ROOT = Path(__file__).parents[1]
-EXPERIMENTS = ROOT / "experiments"
 PNG = b"\x89PNG\r\n"
-
-
-def script(name, *arguments, cwd):
-    environment = {key: value for key, value in os.environ.items() if key != "JAX_ENABLE_X64"}
-    environment["XDG_CACHE_HOME"] = str(CACHE)
-    command = [sys.executable, str(EXPERIMENTS / name), *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=600, check=False)
 
 
 @pytest.fixture(scope="module")
@@ -488,7 +479,7 @@ def test_benchmark_measures_every_part(tmp_path):
 def test_accelerators_compiles_or_says_what_to_install(tmp_path, platform):
     file = tmp_path / "programs.json"
     small = ("--cell", "elman", "--hidden", "16", "--batch", "8", "--length", "32", "--platform", platform)
-    result = script("accelerators.py", *small, "--out", file, cwd=tmp_path)
+    result = script("accelerators.py", *small, "--out", file, cwd=tmp_path, quick_to_compile=False)
     if result.returncode == 0:
         rows = {row["program"]: row for row in json.loads(file.read_text())["programs"]}
         figure = "kernels_reverse" if platform == "cuda" else "cycles_per_step"
@@ -699,7 +690,7 @@ def test_a_killed_run_goes_on_part_by_part(tmp_path, name):
     result = script(name, *flags, "--out", whole, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     command = [sys.executable, str(EXPERIMENTS / name), *flags, "--out", str(killed), "--resume", "auto"]
-    environment = {key: value for key, value in os.environ.items() if key != "JAX_ENABLE_X64"}
+    environment = environment_of_scripts()
     with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=-1, stderr=-1, text=True) as process:
         while not list(killed.glob("parts/*.json")) and process.poll() is None:
             time.sleep(0.01)
@@ -872,28 +863,13 @@ def test_mistakes_are_refused_in_one_line(tmp_path, monkeypatch, capsys, name, f
     assert not any(tmp_path.iterdir())
 
 
-@pytest.mark.slow
-def test_help_teaches(tmp_path):
-    for name in (
-        "minimal.py",
-        "char_lm.py",
-        "held_out.py",
-        "report.py",
-        "kill_table.py",
-        "compare_gradients.py",
-        "benchmark.py",
-        "accelerators.py",
-        "learning_rules.py",
-        "rules_benchmark.py",
-        "online_learning.py",
-        "gradient_flow.py",
-        "fixed_points.py",
-        "memory_tasks.py",
-        "real_sequences.py",
-        "torch_training.py",
-    ):
-        result = script(name, "--help", cwd=tmp_path)
-        assert result.returncode == 0 and "Examples:" in result.stdout
+SCRIPTS = sorted(path.stem for path in EXPERIMENTS.glob("*.py") if "experiment.main(" in path.read_text())
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_help_teaches(name, capsys, monkeypatch):
+    assert command("--help", script=importlib.import_module(name)) == 0
+    assert "Examples:" in capsys.readouterr().out
 
 
 @pytest.mark.slow

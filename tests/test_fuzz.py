@@ -13,8 +13,8 @@ import jax
 import numpy as np
 import optax
 import pytest
+from char_runs import script
 from fixtures import SLOW_ALGORITHMS, make_batch, make_params, make_state, marked, update_of
-from test_experiments import script
 
 import rnn_jax as rj
 from rnn_jax import checkpoint, data, diagnostics, network, train

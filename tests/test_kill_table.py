@@ -7,8 +7,8 @@ import sys
 
 import kill_table
 import pytest
+from char_runs import script
 from fixtures import marked
-from test_experiments import script
 
 import rnn_jax as rj
 
