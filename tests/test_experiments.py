@@ -863,7 +863,7 @@ def test_mistakes_are_refused_in_one_line(tmp_path, monkeypatch, capsys, name, f
     assert not any(tmp_path.iterdir())
 
 
-SCRIPTS = sorted(path.stem for path in EXPERIMENTS.glob("*.py") if "experiment.main(" in path.read_text())
+SCRIPTS = sorted(path.stem for path in EXPERIMENTS.glob("*.py") if "experiment.main(Config" in path.read_text())
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
