@@ -20,6 +20,7 @@ import dataclasses
 import functools
 import io
 import json
+import logging
 import os
 import random
 import re
@@ -329,6 +330,7 @@ def run(config: Config) -> int:
         config = dataclasses.replace(config, algorithms=config.algorithms[:1], flips=1)
     os.environ["JAX_PLATFORMS"] = "cpu"
     experiment.use_cores()
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # Orbax' tasks, of checkpoints that were damaged on purpose
     parts = experiment.Parts("kill_table", config, r"summary\.json|table\.md")
     with tempfile.TemporaryDirectory() as work:
         os.environ["XDG_CACHE_HOME"] = str(Path(work) / "cache")  # compiled programs are kept there
