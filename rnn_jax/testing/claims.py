@@ -56,10 +56,13 @@ def exact_laws(each: Trial) -> Iterator[Result]:
     name, batch = each.network.cells[0].name, each.batch
 
     def placed(steps: list[int]) -> Batch:
-        at = jnp.asarray(steps)
-        xs, ys, weight = (jnp.full_like(a, jnp.nan).at[at].set(a[:3]) for a in (batch.xs, batch.ys, batch.weight))
-        mask, reset = (jnp.zeros_like(a).at[at].set(b) for a, b in ((batch.mask, True), (batch.reset, batch.reset[:3])))
-        return Batch(xs, ys, mask, reset, weight)
+        def moved(part: np.ndarray, elsewhere: float | bool) -> np.ndarray:
+            whole = np.full_like(part, elsewhere)
+            whole[steps] = part[:3]
+            return whole
+
+        xs, ys, weight = (moved(part, np.nan) for part in (batch.xs, batch.ys, batch.weight))
+        return Batch._make((xs, ys, moved(np.ones_like(batch.mask), False), moved(batch.reset, False), weight))
 
     early, apart = (each.update(each.params, each.carry, placed(steps)) for steps in ([0, 1, 2], [1, 3, 5]))
     yield Result("padding", f"anywhere, {name}", difference(early, apart), TOLERANCE["float64"])
@@ -120,16 +123,19 @@ def _sequence(network: Network, T: int, everything: bool) -> tuple[Params, Batch
 
     Of six steps the second is masked, the third has weight 0 and the fifth is reset; the border is after the third, so
     that credit for the loss of the fourth step crosses it, from two steps.  Shorter sequences have as much as fits.
+
+    The two steps have different tokens, and by these parameters the influence on two units crosses the border, even
+    where they are rectified.  Otherwise it would be of rank 1, and an approximation of rank 1 would draw nothing.
     """
-    rng = np.random.default_rng(0)
+    rng, params = np.random.default_rng(1), make_params(network, seed=11)
     xs, ys = (jnp.asarray(rng.integers(0, 2, (T, 1))) for _ in range(2))
     if not everything or T < 3:
-        return make_params(network), Batch(xs, ys), (1,) * T if everything else (T,)
+        return params, Batch(xs, ys), (1,) * T if everything else (T,)
     step, weight = jnp.arange(T)[:, None], jnp.asarray(rng.uniform(0.5, 2.0, (T, 1)))
     mask, reset = (step != 1) | (T < 4), step == (T - 2 if T > 4 else T - 1)
     border = 3 if T > 5 else 2 if T > 3 else 1
     batch = Batch(xs, ys, mask, reset | ~mask, jnp.where((step == 2) & (T > 5), 0, weight))
-    return make_params(network), batch, (border, T - border)
+    return params, batch, (border, T - border)
 
 
 def mean_of_outcomes(factory: Factory, network: Network, claim: Unbiased, everything: bool) -> Result:

@@ -59,7 +59,8 @@ class Trial(NamedTuple):
     carry: Carry
     """After a first window."""
     batch: Any
-    """The second window, a Batch [T, B] with mask, resets and weights."""
+    """The second window, a Batch [T, B] with mask, resets and weights, in NumPy's arrays: a slice of an array on a
+    device would be compiled, each shape for itself."""
 
 
 def trial_network(cell: Cell, depth: int = 1) -> Network:
@@ -76,7 +77,9 @@ def trial(factory: Factory, network: Network) -> Trial:
         traces.append(1)
         return algorithm.update(params, carry, batch)
 
-    first, second = (make_batch(network, T, B, True, True, "float64", seed, weight=True) for seed in (1, 2))
+    first, second = (
+        jax.device_get(make_batch(network, T, B, True, True, "float64", seed, weight=True)) for seed in (1, 2)
+    )
     jitted = jax.jit(update)
     carry, _ = jitted(params, algorithm.init(params, B, jax.random.key(3)), first)
     return Trial(algorithm, network, params, jitted, traces, carry, second)
@@ -113,9 +116,10 @@ def laws(each: Trial) -> Iterator[Result]:
     yield from _rows(each, after, estimate)
     yield from _parts(each, after, estimate)
     step, row = np.argwhere(np.asarray(each.batch.mask))[0]
-    poisoned = each.batch._replace(xs=each.batch.xs.at[step, row].set(jnp.nan))
-    _, estimate = each.update(each.params, each.carry, poisoned)
-    yield holds("NaN surfaces", f"{_name(each)}, in the inputs of one step", jnp.isnan(estimate.loss))
+    xs = each.batch.xs.copy()
+    xs[step, row] = np.nan
+    _, estimate = each.update(each.params, each.carry, each.batch._replace(xs=xs))
+    yield holds("NaN surfaces", f"{_name(each)}, in the inputs of one step", np.isnan(estimate.loss))
 
 
 def slow_laws(factory: Factory, each: Trial, claim: Claim) -> Iterator[Result]:
@@ -123,16 +127,16 @@ def slow_laws(factory: Factory, each: Trial, claim: Claim) -> Iterator[Result]:
     keys = jax.random.split(jax.random.key(0), 3)
     gradient = jax.jit(value_and_grad(each.algorithm))
     stacked = jax.jit(jax.vmap(gradient, (None, None, 0)))(each.params, each.batch, keys)
-    singles = jax.tree.map(lambda *a: jnp.stack(a), *[gradient(each.params, each.batch, key) for key in keys])
+    singles = jax.tree.map(lambda *a: np.stack(a), *[gradient(each.params, each.batch, key) for key in keys])
     yield Result("vmap over keys", f"against a loop, {_name(each)}", difference(stacked, singles), 1e-12)
-    short = jax.tree.map(lambda a: a[:1], each.batch)
+    short = jax.tree.map(lambda a: jnp.asarray(a[:1]), each.batch)
     with jax.disable_jit():
         eager = each.algorithm.update(each.params, each.carry, short)
     jitted = each.update(each.params, each.carry, short)
     yield Result("jit", f"against disable_jit, {_name(each)}", difference(jitted, eager), 1e-12)
-    seen = each.batch._replace(ys=jnp.nan_to_num(each.batch.ys))
+    seen = each.batch._replace(ys=np.nan_to_num(each.batch.ys))
     for name in ("mask", "reset", "weight"):
-        neutral = jnp.full_like(getattr(seen, name), name != "reset")
+        neutral = np.full_like(getattr(seen, name), name != "reset")
         absent, explicit = (
             each.update(each.params, each.carry, seen._replace(**{name: value})) for value in (None, neutral)
         )
@@ -143,12 +147,12 @@ def slow_laws(factory: Factory, each: Trial, claim: Claim) -> Iterator[Result]:
 def _masks(each: Trial, after: Carry, estimate: Estimate) -> Iterator[Result]:
     """A step that does not count changes nothing, whatever stands in it; not even its reset is looked at."""
     mask = each.batch.mask
-    held, nothing = each.update(each.params, each.carry, _garbage_where(~jnp.zeros_like(mask), each.batch))
+    held, nothing = each.update(each.params, each.carry, _garbage_where(np.ones_like(mask), each.batch))
     yield holds("mask", f"a window of padding leaves the carry bitwise, {_name(each)}", _same(held, each.carry))
-    zero = all(float(jnp.abs(leaf).max()) == 0 for leaf in jax.tree.leaves(nothing[:3]))
+    zero = all(float(np.abs(leaf).max()) == 0 for leaf in jax.tree.leaves(nothing[:3]))
     yield holds("mask", f"a window of padding gives zeros, {_name(each)}", zero)
-    one_row = each.update(each.params, each.carry, _garbage_where(jnp.arange(B)[None] == 0, each.batch))[0]
-    rows = [jax.tree.map(lambda a: a[:1], (carry.recurrent, carry.memory)) for carry in (one_row, each.carry)]
+    one_row = each.update(each.params, each.carry, _garbage_where(np.arange(B)[None] == 0, each.batch))[0]
+    rows = [jax.tree.map(lambda a: a[:1], _of_rows(carry)) for carry in (one_row, each.carry)]
     yield holds("mask", f"a row of padding is left bitwise, {_name(each)}", _same(*rows))
     poisoned = each.update(each.params, each.carry, _garbage_where(~mask, each.batch))
     yield Result("mask", f"what is in masked steps, {_name(each)}", difference(poisoned, (after, estimate)), 1e-12)
@@ -156,15 +160,16 @@ def _masks(each: Trial, after: Carry, estimate: Estimate) -> Iterator[Result]:
 
 def _resets(each: Trial) -> Iterator[Result]:
     """After a reset nothing of the past matters, but the state of the keys."""
-    batch = each.batch._replace(mask=each.batch.mask.at[0].set(True), reset=each.batch.reset.at[0].set(True))
+    first = np.arange(T)[:, None] == 0
+    batch = each.batch._replace(mask=each.batch.mask | first, reset=each.batch.reset | first)
     rng = np.random.default_rng(5)
 
     def noisy(leaf: Any) -> Any:
         floats = jnp.issubdtype(leaf.dtype, jnp.floating)
-        return leaf + jnp.asarray(rng.normal(size=leaf.shape), leaf.dtype) if floats else leaf
+        return (leaf + rng.normal(size=leaf.shape)).astype(leaf.dtype) if floats else leaf
 
-    recurrent, memory, shared = each.carry
-    other = Carry(jax.tree.map(noisy, recurrent), jax.tree.map(noisy, memory), shared)
+    recurrent, memory = jax.tree.map(noisy, _of_rows(each.carry))
+    other = Carry(recurrent, memory, each.carry.shared)
     one, two = (each.update(each.params, carry, batch) for carry in (each.carry, other))
     yield Result("reset", f"state and memory before it, {_name(each)}", difference(one, two), 1e-12)
 
@@ -179,35 +184,30 @@ def _rows(each: Trial, after: Carry, estimate: Estimate) -> Iterator[Result]:
     single = jax.jit(each.algorithm.update)
     results = []
     for row in range(B):
-        recurrent, memory = jax.tree.map(lambda a, i=row: a[i : i + 1], (each.carry.recurrent, each.carry.memory))
+        recurrent, memory = jax.tree.map(lambda a, i=row: a[i : i + 1], _of_rows(each.carry))
         window = jax.tree.map(lambda a, i=row: a[:, i : i + 1], each.batch)
         results.append(single(each.params, Carry(recurrent, memory, each.carry.shared), window))
     carries, estimates = zip(*results, strict=True)
-    joined = jax.tree.map(lambda *a: jnp.concatenate(a), *[(carry.recurrent, carry.memory) for carry in carries])
-    error = difference((joined, _sum(*estimates)), ((after.recurrent, after.memory), _sum(estimate)))
+    joined = jax.tree.map(_joined, *map(_of_rows, carries))
+    error = difference((joined, _sum(*estimates)), (_of_rows(after), _sum(estimate)))
     yield Result("rows", f"one by one, against all at once, {_name(each)}", error, 1e-12)
 
 
 def _parts(each: Trial, after: Carry, estimate: Estimate) -> Iterator[Result]:
     """A batch split in two gives the same sums, and both halves the same ``shared``; as on two devices."""
-
-    def halves(tree: Any, axis: int) -> Any:
-        return jax.tree.map(lambda a: jnp.stack(jnp.split(a, 2, axis)), tree)
-
-    recurrent, memory, shared = each.carry
+    recurrent, memory = jax.tree.map(lambda a: a.reshape((2, B // 2, *a.shape[1:])), _of_rows(each.carry))
+    halves = jax.tree.map(lambda a: np.stack(np.split(a, 2, axis=1)), each.batch)
     axes = (None, Carry(0, 0, None), 0)  # type: ignore[arg-type]
     split = jax.jit(jax.vmap(each.algorithm.update, in_axes=axes, axis_name="batch"))
-    carries, estimates = split(
-        each.params, Carry(halves(recurrent, 0), halves(memory, 0), shared), halves(each.batch, 1)
-    )
-    parts = [jax.tree.map(lambda a, i=i: a[i], estimates) for i in (0, 1)]
+    carries, estimates = split(each.params, Carry(recurrent, memory, each.carry.shared), halves)
+    parts = [jax.tree.map(lambda a, i=i: np.asarray(a)[i], estimates) for i in (0, 1)]
     error = difference(_sum(*parts), _sum(estimate))
     yield Result("batch in two", f"sums, {_name(each)}", error, 1e-12)
-    joined = jax.tree.map(lambda a: jnp.concatenate([a[0], a[1]]), (carries.recurrent, carries.memory))
-    error = difference(joined, (after.recurrent, after.memory))
+    joined = jax.tree.map(lambda a: _joined(*_numbers(a)), _of_rows(carries))
+    error = difference(joined, _of_rows(after))
     yield Result("batch in two", f"state and memory, {_name(each)}", error, 1e-12)
     for i in (0, 1):
-        half = jax.tree.map(lambda a, i=i: a[i], carries.shared)
+        half = jax.tree.map(lambda a, i=i: _numbers(a)[i], carries.shared)
         error = difference(half, after.shared)
         yield Result("batch in two", f"shared, in half {i + 1}, {_name(each)}", error, 1e-12)
 
@@ -245,20 +245,25 @@ def _precise(tree: Any) -> Any:
 
 def _garbage_where(masked: Any, batch: Any) -> Batch:
     """The batch with these steps masked, and filled with what nobody may look at."""
-    masked = jnp.broadcast_to(masked, batch.mask.shape)
-    return Batch(
-        jnp.where(masked[..., None], jnp.nan, batch.xs),
-        jnp.where(masked[..., None], jnp.nan, batch.ys),
-        batch.mask & ~masked,
-        jnp.where(masked, True, batch.reset),
-        jnp.where(masked, jnp.nan, batch.weight),
-    )
+    masked = np.broadcast_to(masked, batch.mask.shape)
+    xs, ys = (np.where(masked[..., None], np.nan, part) for part in (batch.xs, batch.ys))
+    weight = np.where(masked, np.nan, batch.weight)
+    return Batch._make((xs, ys, batch.mask & ~masked, batch.reset | masked, weight))
+
+
+def _of_rows(carry: Carry) -> Any:
+    """What the carry holds for each row, in NumPy's arrays but for the keys."""
+    return jax.tree.map(lambda a: a if _is_key(a) else np.asarray(a), (carry.recurrent, carry.memory))
+
+
+def _joined(*parts: Any) -> np.ndarray:
+    return np.concatenate([_numbers(part) for part in parts])
 
 
 def _sum(*estimates: Estimate) -> Any:
     """Loss, gradient and weight summed, and info of all rows in a row."""
-    sums = jax.tree.map(lambda *a: sum(a[1:], a[0]), *[estimate[:3] for estimate in estimates])
-    return sums, jax.tree.map(lambda *a: jnp.concatenate(a), *[estimate.info for estimate in estimates])
+    sums = jax.tree.map(lambda *a: np.sum(a, 0), *[estimate[:3] for estimate in estimates])
+    return sums, jax.tree.map(_joined, *[estimate.info for estimate in estimates])
 
 
 def _alike(old: Any, new: Any) -> bool:
@@ -272,16 +277,16 @@ def _is(array: Any, dtype: Any) -> bool:
 
 
 def _numbers(leaf: Any) -> np.ndarray:
-    keys = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-    return np.asarray(jax.random.key_data(leaf) if keys else leaf)
+    return np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
 
 
 def _keys(tree: Any) -> list[np.ndarray]:
     """The PRNG keys among the leaves, typed or raw."""
-    leaves = jax.tree.leaves(tree)
-    return [
-        _numbers(leaf) for leaf in leaves if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) or leaf.dtype == "uint32"
-    ]
+    return [_numbers(leaf) for leaf in jax.tree.leaves(tree) if _is_key(leaf) or leaf.dtype == "uint32"]
+
+
+def _is_key(leaf: Any) -> bool:
+    return bool(jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key))
 
 
 def _same(a: Any, b: Any) -> bool:

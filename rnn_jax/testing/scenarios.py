@@ -102,7 +102,8 @@ def run(
     algorithm: Algorithm, params: Params, batch: Batch, windows: tuple[int, ...], key: Array | None = None
 ) -> Measured:
     """Run an algorithm over consecutive windows, with the carry handed on."""
-    carry = algorithm.init(params, batch.xs.shape[1], jax.random.key(0) if key is None else key)
+    init = jax.jit(algorithm.init, static_argnums=1)
+    carry = init(params, batch.xs.shape[1], jax.random.key(0) if key is None else key)
     batch = jax.device_get(batch)  # slices on the device would be compiled, each shape for itself
     update, start, measured = jax.jit(algorithm.update), 0, []
     for length in windows:
