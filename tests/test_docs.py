@@ -1,12 +1,13 @@
 """What the pages show is true: each block of code runs, from top to bottom of a page, in one namespace."""
 
-import functools
+import importlib
 import re
 import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+import char_runs
 import jax
 import pytest
 
@@ -52,19 +53,18 @@ COMMANDS = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_command_of_a_page_knows_its_flags(command, tmp_path):
+def test_a_command_of_a_page_knows_its_flags(command, capsys):
     """Commands run for minutes: of a script the flags are looked up in its help, of pytest the tests are collected."""
     program, *arguments = shlex.split(command, comments=True)
     if program == "pytest":
         argv = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-n", "0", *arguments]
         subprocess.run(argv, cwd=ROOT, check=True, capture_output=True)
         return
-    script = [arguments[0], arguments[1]] if arguments[0] == "-m" else [arguments[0]]
+    if arguments[0] == "-m":
+        argv = [sys.executable, *arguments[:2], "--help"]
+        known = subprocess.run(argv, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    else:
+        assert char_runs.command("--help", script=importlib.import_module(Path(arguments[0]).stem)) == 0
+        known = capsys.readouterr().out
     for flag in arguments:
-        assert not flag.startswith("--") or flag in help_of(*script), f"{flag} is no flag of {' '.join(script)}"
-
-
-@functools.cache
-def help_of(*script):
-    argv = [sys.executable, *script, "--help"]
-    return subprocess.run(argv, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+        assert not flag.startswith("--") or flag in known, f"{flag} is no flag of {arguments[0]}"
