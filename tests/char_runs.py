@@ -1,6 +1,5 @@
-"""Small runs of char_lm in this process, and what they leave in their folders."""
+"""Small runs of char_lm in this process, what they leave in their folders, and scripts in processes of their own."""
 
-import importlib.metadata
 import json
 import os
 import signal
@@ -12,6 +11,7 @@ from pathlib import Path
 import char_lm
 import jax
 import pytest
+from conftest import HAS_OLDER_LOOPS, UNOPTIMISED
 
 import rnn_jax as rj
 from rnn_jax import checkpoint, experiment, train
@@ -19,10 +19,10 @@ from rnn_jax import checkpoint, experiment, train
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 TEXT = "all work and no play makes jack a dull boy. " * 60
 SMALL = ("--quick", "--hidden", "4", "--batch", "4", "--length", "10", "--sample", "5", "--devices", "1", "--no-cache")
-QUICK_TO_COMPILE = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
-if importlib.metadata.version("jaxlib").startswith("0.10."):
-    QUICK_TO_COMPILE["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false"
-"""What has the programs of a process compiled as those of the tests are: in half the time, and slower ones."""
+OLDER_LOOPS = {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false"}
+QUICK_TO_COMPILE = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"} | (OLDER_LOOPS if HAS_OLDER_LOOPS else {})
+"""By these variables a script's programs are compiled as those of the tests are: in half the time, but they are slower.
+"""
 CACHE = Path(tempfile.gettempdir()) / "rnn_jax-tests"
 """XDG_CACHE_HOME of the scripts: programs that they compile are kept here, and not in the user's home."""
 
@@ -51,8 +51,8 @@ def script(name, *arguments, cwd, quick_to_compile=True):
 def environment_of_scripts(quick_to_compile=True):
     """In 32 bits, as users start them."""
     ours = {key: value for key, value in os.environ.items() if key != "JAX_ENABLE_X64"}
-    quick = quick_to_compile and "RNN_JAX_OPTIMISE" not in os.environ
-    return {**ours, "XDG_CACHE_HOME": str(CACHE), **(QUICK_TO_COMPILE if quick else {})}
+    quick = QUICK_TO_COMPILE if quick_to_compile and UNOPTIMISED else {}
+    return {**ours, "XDG_CACHE_HOME": str(CACHE), **quick}
 
 
 def contents(folder):
