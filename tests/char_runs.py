@@ -11,7 +11,7 @@ from pathlib import Path
 import char_lm
 import jax
 import pytest
-from conftest import HAS_OLDER_LOOPS, UNOPTIMISED
+from conftest import UNOPTIMISED, XLA_OPTIONS
 
 import rnn_jax as rj
 from rnn_jax import checkpoint, experiment, train
@@ -19,8 +19,11 @@ from rnn_jax import checkpoint, experiment, train
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 TEXT = "all work and no play makes jack a dull boy. " * 60
 SMALL = ("--quick", "--hidden", "4", "--batch", "4", "--length", "10", "--sample", "5", "--devices", "1", "--no-cache")
-OLDER_LOOPS = {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false"}
-QUICK_TO_COMPILE = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"} | (OLDER_LOOPS if HAS_OLDER_LOOPS else {})
+FLAGS = " ".join(f"--{name}={str(value).lower()}" for name, value in XLA_OPTIONS.items())
+QUICK_TO_COMPILE = {
+    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+    "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}".strip(),
+}
 """By these variables a script's programs are compiled as those of the tests are: in half the time, but they are slower.
 """
 CACHE = Path(tempfile.gettempdir()) / "rnn_jax-tests"

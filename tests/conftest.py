@@ -1,9 +1,9 @@
 """Every test runs in 64 bits unless it asks for less, with silent broadcasts and dtype promotions forbidden.
 
-Nearly all of a test's time is compiling, so programs are compiled with few of XLA's optimisations, and with its older
-code for loops where it has that; each saves 40 %.  With ``RNN_JAX_OPTIMISE=1`` they are compiled as users compile them.
-Those of a module are dropped when it ends.  The matrices of the tests are small, and products take the form that is
-meant for large ones.
+Nearly all of a test's time is compiling, so programs are compiled with few of XLA's optimisations, in one piece, and
+with its older code for loops where it has that: in a third of the time.  With ``RNN_JAX_OPTIMISE=1`` they are compiled
+as users compile them.  Those of a module are dropped when it ends.  The matrices of the tests are small, and products
+take the form that is meant for large ones.
 """
 
 import importlib.metadata
@@ -23,21 +23,23 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_default_matmul_precision", "highest")
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts jobs in the background with it ignored
 UNOPTIMISED = "RNN_JAX_OPTIMISE" not in os.environ
-HAS_OLDER_LOOPS = importlib.metadata.version("jaxlib").startswith("0.10.")
+XLA_OPTIONS = {"xla_cpu_parallel_codegen_split_count": 1}  # a program is small, and a worker has one core
+if importlib.metadata.version("jaxlib").startswith("0.10."):
+    XLA_OPTIONS["xla_cpu_use_fusion_emitters"] = False  # the older code for loops
 CACHE = ops.CACHE
 FOR_USERS = compiler.get_compile_options
 
 
-def older_loops(*arguments, **settings):
-    """Only XLA_FLAGS gives an option of XLA to all programs, for good; but some tests compile as users do."""
+def quick_options(*arguments, **settings):
+    """Beside this, only XLA_FLAGS gives an option to all programs; but it is for good, and some tests do without."""
     options = FOR_USERS(*arguments, **settings)
-    options.env_option_overrides = [*options.env_option_overrides, ("xla_cpu_use_fusion_emitters", False)]
+    options.env_option_overrides = [*options.env_option_overrides, *XLA_OPTIONS.items()]
     return options
 
 
 def compile_with(fewer_optimisations, cache):
     jax.config.update("jax_disable_most_optimizations", fewer_optimisations)
-    compiler.get_compile_options = older_loops if fewer_optimisations and HAS_OLDER_LOOPS else FOR_USERS
+    compiler.get_compile_options = quick_options if fewer_optimisations else FOR_USERS
     ops.CACHE = cache
 
 
