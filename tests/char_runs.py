@@ -9,9 +9,9 @@ import tempfile
 from pathlib import Path
 
 import char_lm
+import compiling
 import jax
 import pytest
-from conftest import UNOPTIMISED, XLA_OPTIONS
 
 import rnn_jax as rj
 from rnn_jax import checkpoint, experiment, train
@@ -19,13 +19,6 @@ from rnn_jax import checkpoint, experiment, train
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 TEXT = "all work and no play makes jack a dull boy. " * 60
 SMALL = ("--quick", "--hidden", "4", "--batch", "4", "--length", "10", "--sample", "5", "--devices", "1", "--no-cache")
-FLAGS = " ".join(f"--{name}={str(value).lower()}" for name, value in XLA_OPTIONS.items())
-QUICK_TO_COMPILE = {
-    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-    "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}".strip(),
-}
-"""By these variables a script's programs are compiled as those of the tests are: in half the time, but they are slower.
-"""
 CACHE = Path(tempfile.gettempdir()) / "rnn_jax-tests"
 """XDG_CACHE_HOME of the scripts: programs that they compile are kept here, and not in the user's home."""
 
@@ -54,8 +47,7 @@ def script(name, *arguments, cwd, quick_to_compile=True):
 def environment_of_scripts(quick_to_compile=True):
     """In 32 bits, as users start them."""
     ours = {key: value for key, value in os.environ.items() if key != "JAX_ENABLE_X64"}
-    quick = QUICK_TO_COMPILE if quick_to_compile and UNOPTIMISED else {}
-    return {**ours, "XDG_CACHE_HOME": str(CACHE), **quick}
+    return {**ours, "XDG_CACHE_HOME": str(CACHE), **(compiling.ENVIRONMENT if quick_to_compile else {})}
 
 
 def contents(folder):

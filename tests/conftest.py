@@ -1,17 +1,15 @@
 """Every test runs in 64 bits unless it asks for less, with silent broadcasts and dtype promotions forbidden.
 
-Nearly all of a test's time is compiling, so programs are compiled with few of XLA's optimisations, in one piece, and
-with its older code for loops where it has that: in a third of the time.  With ``RNN_JAX_OPTIMISE=1`` they are compiled
-as users compile them.  Those of a module are dropped when it ends.  The matrices of the tests are small, and products
-take the form that is meant for large ones.
+Nearly all of a test's time is compiling, and ``compiling`` says how a third of it is enough.  Programs of a module are
+dropped when it ends.  The matrices of the tests are small, and products take the form that is meant for large ones.
 """
 
 import importlib.metadata
-import os
 import signal
 
 import jax
 import pytest
+from compiling import UNOPTIMISED, XLA_OPTIONS
 from jax._src import compiler
 
 import rnn_jax
@@ -22,10 +20,6 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_default_matmul_precision", "highest")
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts jobs in the background with it ignored
-UNOPTIMISED = "RNN_JAX_OPTIMISE" not in os.environ
-XLA_OPTIONS = {"xla_cpu_parallel_codegen_split_count": 1}  # a program is small, and a worker has one core
-if importlib.metadata.version("jaxlib").startswith("0.10."):
-    XLA_OPTIONS["xla_cpu_use_fusion_emitters"] = False  # the older code for loops
 CACHE = ops.CACHE
 FOR_USERS = compiler.get_compile_options
 
