@@ -1,7 +1,7 @@
 """How the programs of the tests, and of the scripts that they start, are compiled in a third of the time.
 
-Few of XLA's optimisations are made, a program is compiled in one piece, and XLA's older code for loops is taken where it
-has that.  With ``RNN_JAX_OPTIMISE=1`` programs are compiled as users compile them.
+Few of XLA's optimisations are made, a program is compiled in one piece, and XLA's older code for loops is taken where
+it has that.  With ``RNN_JAX_OPTIMISE=1`` programs are compiled as users compile them.
 """
 
 import importlib.metadata
