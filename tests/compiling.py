@@ -13,4 +13,4 @@ if importlib.metadata.version("jaxlib").startswith("0.10."):
     XLA_OPTIONS["xla_cpu_use_fusion_emitters"] = False  # the older code for loops
 _FLAGS = [os.environ.get("XLA_FLAGS", ""), *(f"--{name}={str(value).lower()}" for name, value in XLA_OPTIONS.items())]
 ENVIRONMENT = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "XLA_FLAGS": " ".join(_FLAGS)} if UNOPTIMISED else {}
-"""Of a script."""
+"""Variables by which a script in a process of its own compiles so."""

@@ -867,7 +867,7 @@ SCRIPTS = sorted(path.stem for path in EXPERIMENTS.glob("*.py") if "experiment.m
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_help_teaches(name, capsys, monkeypatch):
+def test_help_teaches(name, capsys):
     assert command("--help", script=importlib.import_module(name)) == 0
     assert "Examples:" in capsys.readouterr().out
 

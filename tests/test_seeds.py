@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from char_runs import SMALL, TEXT, command, contents, lines_of
+from char_runs import SMALL, TEXT, command, contents, environment_of_scripts, lines_of
 from fixtures import make_batch, make_network
 
 import rnn_jax as rj
@@ -60,11 +60,9 @@ def text(tmp_path_factory):
 @pytest.mark.slow
 def test_each_seed_is_its_own_run_to_the_bit(text, tmp_path):
     """Three seeds on two devices, with all that a stochastic algorithm carries."""
-    environment = {
-        **os.environ,
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+    environment = environment_of_scripts() | {
+        "JAX_NUM_CPU_DEVICES": "2",
         "JAX_PLATFORMS": "cpu",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
         "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent / "experiments"), *sys.path]),
     }
     argv = [sys.executable, "-c", BITWISE, str(text), str(tmp_path)]
