@@ -11,7 +11,6 @@ from rnn_jax.testing.fixtures import TOLERANCE, make_batch, make_network, make_p
 __all__ = [
     "CELLS",
     "EACH_KIND",
-    "SLOW_ALGORITHMS",
     "TOLERANCE",
     "algorithms",
     "assert_close",
@@ -64,12 +63,10 @@ def marked(values, fast, exhaustive=()):
 every_cell = cells_marked(*CELLS)
 cells = cells_marked("gru")
 """The GRU has all that a cell may have, but for a second state value and parameters of its own; the rest is slow."""
-SLOW_ALGORITHMS = [name for name in ALGORITHMS if name not in ("bptt", "uoro", "autodiff")]
-"""One algorithm by the driver of all rules stands for them in the fast set."""
 algorithms = pytest.mark.parametrize(
     "algorithm",
     [
-        pytest.param(algorithm, id=name, marks=[pytest.mark.slow] if name in SLOW_ALGORITHMS else [])
+        pytest.param(algorithm, id=name, marks=[] if name == "bptt" else [pytest.mark.slow])
         for name, algorithm in ALGORITHMS.items()
     ],
 )

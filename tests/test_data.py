@@ -74,6 +74,7 @@ def test_warm_up_reads_what_precedes_a_lane_at_weight_zero(length, batch_size, w
         np.testing.assert_array_equal(ys[masks[:, b], b], xs[masks[:, b], b] + 1)
 
 
+@pytest.mark.slow
 def test_lanes_with_a_warm_up_measure_what_one_lane_does():
     """Forty lanes of a network that has learnt to count to 7: far off from the zero state, right after a warm-up."""
     flips = np.random.default_rng(0).random(20_000) < 0.02

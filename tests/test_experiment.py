@@ -179,13 +179,18 @@ experiment.main(Config, run)
 @pytest.mark.parametrize(
     ("way", "status", "printed"),
     [
-        ("print", 0, "snow \\u2603 man\n"),
         ("SIGINT", 130, ""),
-        ("SIGTERM", 143, ""),
-        ("devices", 0, "3\n3\n"),
-        ("devices of XLA_FLAGS", 0, "4\n4\n"),
         ("full", 1, None),
-        ("lines", 141, None),
+        *(
+            pytest.param(*each, marks=pytest.mark.slow)
+            for each in (
+                ("print", 0, "snow \\u2603 man\n"),
+                ("SIGTERM", 143, ""),
+                ("devices", 0, "3\n3\n"),
+                ("devices of XLA_FLAGS", 0, "4\n4\n"),
+                ("lines", 141, None),
+            )
+        ),
     ],
 )
 def test_how_a_command_ends(way, status, printed):

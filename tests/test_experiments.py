@@ -238,7 +238,7 @@ def test_damaged_metrics_are_written_again(small_run, tmp_path):
     assert lines_of(folder) == lines_of(small_run)
 
 
-@pytest.mark.parametrize("when", ["once", "to the end"])
+@pytest.mark.parametrize("when", marked(["once", "to the end"], ["to the end"]))
 def test_a_disk_that_fills_up_is_one_line(small_run, tmp_path, capsys, monkeypatch, when):
     """While the log is written: the run goes on, and fails only where the last line cannot be written."""
     folder, write = tmp_path / "run", Path.write_text
@@ -432,6 +432,7 @@ def test_compare_gradients_fails_on_a_wrong_gradient(tmp_path, monkeypatch, caps
     assert "FAILED elman-tanh, c + 22, float32: loss_error" in printed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cell", marked(["elman", "lstm", "gru"], ["gru"]))
 def test_the_variants_of_jax_grad_are_one_gradient(cell):
     """However the scan is written: the benchmark compares programs that compute the same."""
@@ -475,6 +476,7 @@ def test_benchmark_measures_every_part(tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
 def test_accelerators_compiles_or_says_what_to_install(tmp_path, platform):
     file = tmp_path / "programs.json"

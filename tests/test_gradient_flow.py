@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from fixtures import CELLS, EACH_KIND, assert_close, make_batch, make_network, make_params, make_state
+from fixtures import CELLS, EACH_KIND, assert_close, make_batch, make_network, make_params, make_state, marked
 
 import rnn_jax as rj
 from rnn_jax import recurrence
@@ -14,14 +14,7 @@ from rnn_jax.gradients.segments import flatten_state
 from rnn_jax.losses import weighted_losses
 
 T, B = 6, 3
-FAST = ("elman", "lstm")
-cells = pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=[] if name in FAST else [pytest.mark.slow])
-        for name in dict.fromkeys((*FAST, *EACH_KIND, "rtu", "elman-learned-leak"))
-    ],
-)
+cells = pytest.mark.parametrize("name", marked(["lstm", *EACH_KIND, "rtu", "elman-learned-leak"], ["lstm"]))
 
 
 def case(name, depth=2):
@@ -160,7 +153,7 @@ def test_exponents_are_those_of_the_dense_jacobians(name):
             np.testing.assert_allclose(exponents[b], logs / int(batch.mask[:, b].sum()), rtol=1e-11, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", ["gru", "lstm-peepholes"])
+@pytest.mark.parametrize("name", marked(["gru", "lstm-peepholes"], ["gru"]))
 def test_the_jacobian_of_a_step_is_dense_autodiff_s(name):
     network, params, state, batch = case(name)
     J = state_jacobian(network, params, state, batch.xs[0])

@@ -93,7 +93,7 @@ def test_bfloat16(cell, depth):
 SEGMENTS = [(1, 1, 1), (4, 0, 0), (4, 1, 0), (4, 0, 1), (4, 1, 1), (13, 1, 1), (50, 0, 1)]
 
 
-@pytest.mark.parametrize(("segment", "mask", "reset"), marked(SEGMENTS, {(4, 1, 1), (50, 0, 1)}))
+@pytest.mark.parametrize(("segment", "mask", "reset"), marked(SEGMENTS, {(4, 1, 1)}))
 @cells
 def test_any_segment_float_inputs_and_squared_error(cell, segment, mask, reset):
     network = make_network(cell, 2, inputs=3, outputs=4, loss=rj.squared_error())
@@ -113,6 +113,7 @@ def test_recomputed(cell, segment):
     assert_same(ours, reference, 1e-12)
 
 
+@pytest.mark.slow
 @cells
 def test_as_compiled_for_an_accelerator(cell, monkeypatch):
     """Eight steps to a pass forward, four back, where these divide the segment, and one-hot rows; run on a CPU."""

@@ -39,6 +39,7 @@ def problem(cell="elman", depth=1, T=6, B=2):
     return network, make_params(network), make_batch(network, T, B, True, True, "float64", weight=True)
 
 
+@pytest.mark.slow
 @rules
 @pytest.mark.parametrize("depth", [1, pytest.param(2, marks=pytest.mark.slow)])
 @kinds
@@ -145,6 +146,7 @@ def test_segments_of_one_step_are_the_textbook_s(rule, count):
     assert difference(joined, jnp.asarray(textbook(rule, network, params, batch, signs))) <= 1e-12
 
 
+@pytest.mark.slow
 @rules
 @pytest.mark.parametrize("segment", [1, pytest.param(None, marks=pytest.mark.slow)])
 @kinds

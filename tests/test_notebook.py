@@ -53,6 +53,7 @@ def kinds(cell):
     return {(output.output_type, *sorted(output.get("data", ()))) for output in outputs}
 
 
+@pytest.mark.slow
 def test_runs_from_a_clean_kernel_and_is_committed_with_its_outputs(jupytext, tmp_path):
     executed, committed = execute(jupytext, tmp_path), jupytext.read(NOTEBOOK)
     for notebook in (executed, committed):

@@ -168,6 +168,7 @@ def jitted_slope(slope, layer):
 BIASES = [("gru", 1, 5.0), ("gru", 1, 16.0), ("lstm", 3, -80.0), ("lstm", 1, 12.0)]
 
 
+@pytest.mark.slow
 @each_dtype
 @pytest.mark.parametrize(("name", "gate", "bias"), marked(BIASES, [("lstm", 3, -80.0)], BIASES[1::2]))
 def test_second_derivatives_at_shut_gates(name, gate, bias, dtype):

@@ -176,6 +176,7 @@ def test_names_of_the_units(cell):
 RELU = [CELLS[name] for name in ("elman-relu-leaky", "indrnn", "rtu")]
 
 
+@pytest.mark.slow
 @cells
 def test_causality(cell):
     """No output knows an input that is still to come, or one of another row: not by one bit, nor in its Jacobian."""
@@ -206,6 +207,7 @@ def test_scale_of_the_loss(cell):
     assert_same(result, added([jitted(rj.bptt, network)(*window)[0]] * 3), TOLERANCE)
 
 
+@pytest.mark.slow
 @cells
 def test_jit_and_vmap(cell):
     """Eager, jitted, and several problems at once give what one jitted call after the other gives."""

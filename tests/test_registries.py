@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 RULE = '''"""A rule that is bptt under another name."""
 
@@ -36,6 +38,7 @@ def in_copy(folder, *command):
     )
 
 
+@pytest.mark.slow
 def test_a_rule_and_a_cell_are_found_everywhere(tmp_path):
     for name in ("rnn_jax", "tests", "experiments"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))

@@ -41,6 +41,7 @@ def test_online_at_frozen_weights_each_window_is_that_of_borders_at_every_step(f
         assert_close(one.grads, other.grads, 1e-11)
 
 
+@pytest.mark.slow
 def test_a_border_that_loses_what_is_kept_is_caught(monkeypatch):
     network, params, batch = problem(1)
     module = importlib.import_module("rnn_jax.gradients.rtrl")  # the package has the function by that name
@@ -49,6 +50,7 @@ def test_a_border_that_loses_what_is_kept_is_caught(monkeypatch):
     assert difference(ours, total_gradient(run(rj.autodiff(network), params, batch, (24,)))) > 1e-3
 
 
+@pytest.mark.slow
 def test_after_a_reset_nothing_is_left_of_the_time_before():
     network, params, batch = problem(1, False)
     algorithm = rj.rtrl(network, 5, online=True)

@@ -192,6 +192,7 @@ def test_a_deleted_folder_is_made_again(text, whole, tmp_path, monkeypatch):
     assert_same(folder, whole)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="of the locks of POSIX")
 def test_a_second_process_is_refused(text, whole, three, tmp_path, monkeypatch, capsys):
     """Whatever it asks for; to read is allowed, and after SIGKILL the run goes on."""
@@ -334,6 +335,7 @@ def test_text_is_written_from_a_run(whole, tmp_path, capsys):
     assert contents(whole) == before
 
 
+@pytest.mark.slow
 def test_text_is_written_from_one_of_several_seeds(three, capsys):
     says = f"folder is '{three}'; it must be that of one run: it holds several seeds; give {three}/seed-0"
     assert command("--no-cache", "--generate", three) == 2
@@ -432,6 +434,7 @@ def test_a_run_that_goes_on_elsewhere_uses_its_devices(whole, tmp_path, capsys):
     assert lines_of(folder)[-1]["step"] == 22
 
 
+@pytest.mark.slow
 def test_others_may_watch(text, tmp_path, capsys):
     seen = []
     config = char_lm.Config(
@@ -576,6 +579,7 @@ def reported(out, *folders):
     return json.loads((out / "report.json").read_text())
 
 
+@pytest.mark.slow
 def test_the_folder_of_several_seeds_is_reported_as_its_runs(whole, three, tmp_path, capsys):
     """Each once, however often it is given."""
     bits = [experiment.read_sealed(three / f"seed-{seed}" / "summary.json")["test_bits"] for seed in range(3)]
@@ -588,6 +592,7 @@ def test_the_folder_of_several_seeds_is_reported_as_its_runs(whole, three, tmp_p
     assert "| elman | 0, 1, 2 | " in shown and "Expected is the value" in shown
 
 
+@pytest.mark.slow
 def test_a_folder_of_several_seeds_without_a_run_is_refused(three, tmp_path):
     folder = tmp_path / "begun"
     folder.mkdir()
@@ -597,6 +602,7 @@ def test_a_folder_of_several_seeds_without_a_run_is_refused(three, tmp_path):
     assert not (tmp_path / "report").exists()
 
 
+@pytest.mark.slow
 def test_a_report_of_runs_without_validation_has_no_plot(text, whole, tmp_path, monkeypatch, capsys):
     """They were stopped before their first; beside another run they have a row without points."""
     early = tmp_path / "early"

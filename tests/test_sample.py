@@ -4,12 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from fixtures import make_network, make_params
+from fixtures import make_network, make_params, marked
 
 import rnn_jax as rj
 
 K, N = 65, 20_000
-DTYPES = pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
+DTYPES = pytest.mark.parametrize("dtype", marked(["float64", "float32", "bfloat16"], ["float32"]))
 
 
 def draws(logits, dtype, temperature=1.0):

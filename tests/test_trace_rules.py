@@ -164,6 +164,7 @@ def test_eprop_of_leaky_units_without_w_is_rtrl():
     assert_close(gradient(eprop(network), params, batch), gradient(rtrl(network), params, batch), 1e-12)
 
 
+@pytest.mark.slow
 def test_adaptive_feedback_comes_to_the_readout_by_the_decay_alone():
     """B and V learn from the same sum, so of B − Vᵀ each step leaves 1 − decay."""
     network, params, batch = setting(rj.elman(leak=0.3), depth=2)

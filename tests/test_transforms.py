@@ -50,6 +50,7 @@ for cell in (CELLS[name] for name in EACH_KIND):
     )
 
 
+@pytest.mark.slow
 @cells
 def test_unroll_is_exported_for_any_batch(cell):
     network = make_network(cell, inputs=3)

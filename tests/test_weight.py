@@ -63,7 +63,9 @@ def test_a_target_that_does_not_count_is_never_looked_at(loss, field):
 
 
 @pytest.mark.parametrize(
-    ("loss", "dtype"), [(rj.softmax_cross_entropy(), "float64"), (rj.squared_error(), "float32")], ids=["ce", "square"]
+    ("loss", "dtype"),
+    [(rj.softmax_cross_entropy(), "float64"), pytest.param(rj.squared_error(), "float32", marks=pytest.mark.slow)],
+    ids=["ce", "square"],
 )
 def test_two_windows_equal_autodiff(loss, dtype):
     """Depth 2, masks, resets and a carried state, whatever float the weights are in."""
@@ -112,7 +114,7 @@ def test_weights_of_one_are_no_weights():
     [
         pytest.param(jnp.asarray, False, marks=pytest.mark.slow),
         (np.asarray, True),
-        (lambda weight: np.asarray(weight, np.float32), True),
+        pytest.param(lambda weight: np.asarray(weight, np.float32), True, marks=pytest.mark.slow),
     ],
     ids=["jax", "numpy", "float32"],
 )
@@ -134,6 +136,7 @@ def test_means_divide_by_the_sum_of_weights(kind, mask):
     assert math.isclose(train.evaluate(network, params, [batch]), loss, rel_tol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_report_averages_the_loss_by_weight():
     network, optimiser = make_network(rj.elman()), optax.sgd(0.0)
     algorithm, params = rj.bptt(network), make_params(network)

@@ -5,6 +5,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from rnn_jax.checks import check_function, check_int, check_network, check_option
@@ -169,6 +170,6 @@ def enumerate_signs(network: Network, T: int, B: int) -> tuple[Callable[[Array],
     """The rows of a Hadamard matrix, another one for each draw: the mean of v vᵀ is I, as over all signs."""
     params = jax.eval_shape(lambda key: init_params(network, key), jax.random.key(0))
     count = sum(leaf.size for leaf in jax.tree.leaves(params.layers))
-    table = hadamard(count)
-    rows = jnp.arange(len(table), dtype=jnp.int32)
+    table = jnp.asarray(hadamard(count))
+    rows = jnp.asarray(np.arange(len(table), dtype=np.int32))
     return lambda outcome: {"signs": lambda draw: table[(outcome + draw) % len(table)]}, rows

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from rnn_jax import jacobian, recurrence
@@ -190,15 +191,15 @@ def balance(a: Array, b: Array) -> tuple[Array, Array]:
     return jnp.where(known, rho, 0), jnp.where(known, 1 / rho, 0)
 
 
-def hadamard(columns: int) -> Array:
+def hadamard(columns: int) -> np.ndarray:
     """Rows of signs with orthogonal columns, the first all ones: over them the mean of c cᵀ is the identity."""
-    rows = jnp.ones((1, 1))
+    rows = np.ones((1, 1))
     while len(rows) < columns:
-        rows = jnp.block([[rows, rows], [rows, -rows]])
+        rows = np.block([[rows, rows], [rows, -rows]])
     return rows[:, :columns]
 
 
-def enumerated(table: Callable[[Network], Array], rows: int) -> Unbiased:
+def enumerated(table: Callable[[Network], np.ndarray], rows: int) -> Unbiased:
     """The claim, by segments of two steps, with the rows of a table as the signs of a border; at H = 2 it has ``rows``.
 
     The last border is left out, since no loss comes after it.
@@ -206,8 +207,8 @@ def enumerated(table: Callable[[Network], Array], rows: int) -> Unbiased:
     borders = min(5, int(math.log(OUTCOMES, rows) + 1e-9))
 
     def enumerate_rows(network: Network, T: int, B: int) -> tuple[Callable[[Array], dict[str, Any]], Array]:
-        each = table(network)
-        outcomes = jnp.indices((len(each),) * (T // 2)).reshape(T // 2, -1).T
+        each = jnp.asarray(table(network))
+        outcomes = jnp.asarray(np.indices((len(each),) * (T // 2)).reshape(T // 2, -1).T)
         return lambda outcome: {"segment": 2, "signs": lambda border: each[outcome[border]]}, outcomes
 
     return Unbiased(enumerate_rows, steps=2 * borders)

@@ -1,6 +1,7 @@
 """Reverse KF-RTRL: the Kronecker factors the other way round, signs for δ and an influence for the features."""
 
 import jax.numpy as jnp
+import numpy as np
 
 from rnn_jax.checks import check_network, layer_sizes
 from rnn_jax.gradients import kronecker
@@ -69,12 +70,12 @@ def reverse_kf_rtrl(network: Network, segment: int | None = None, signs: Signs |
     return by_factors(network, factors, kronecker.enumerated(both_signs, len(both_signs(small))), segment, signs)
 
 
-def both_signs(network: Network) -> Array:
+def both_signs(network: Network) -> np.ndarray:
     """Rows of orthogonal columns and their negatives, for the widest layer: ν has mean 0, ν νᵀ the identity."""
     rows = kronecker.hadamard(
         max(len(cell.gates) * H for cell, (_, H) in zip(network.cells, layer_sizes(network), strict=True))
     )
-    return jnp.concatenate([rows, -rows])
+    return np.concatenate([rows, -rows])
 
 
 def credit(factors: Pair, delta: Array) -> Array:

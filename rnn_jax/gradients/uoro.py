@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from rnn_jax.checks import check_function, check_network, layer_sizes
 from rnn_jax.gradients import segments
@@ -130,6 +131,6 @@ def count_states(network: Network, H: int | None = None) -> int:
 def enumerate_signs(network: Network, T: int, B: int) -> tuple[Callable[[Array], dict[str, Any]], Array]:
     """All choices, at T borders, among the rows of ± a Hadamard matrix: their mean is that over all signs."""
     rows = hadamard(count_states(network))
-    table = jnp.concatenate([rows, -rows])
-    outcomes = jnp.indices((len(table),) * T).reshape(T, -1).T
+    table = jnp.asarray(np.concatenate([rows, -rows]))
+    outcomes = jnp.asarray(np.indices((len(table),) * T).reshape(T, -1).T)
     return lambda outcome: {"segment": 1, "signs": lambda border: table[outcome[border]]}, outcomes

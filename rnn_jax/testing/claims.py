@@ -131,11 +131,11 @@ def _sequence(network: Network, T: int, everything: bool) -> tuple[Params, Batch
     xs, ys = (jnp.asarray(rng.integers(0, 2, (T, 1))) for _ in range(2))
     if not everything or T < 3:
         return params, Batch(xs, ys), (1,) * T if everything else (T,)
-    step, weight = jnp.arange(T)[:, None], jnp.asarray(rng.uniform(0.5, 2.0, (T, 1)))
+    step, weight = np.arange(T)[:, None], rng.uniform(0.5, 2.0, (T, 1))
     mask, reset = (step != 1) | (T < 4), step == (T - 2 if T > 4 else T - 1)
     border = 3 if T > 5 else 2 if T > 3 else 1
-    batch = Batch(xs, ys, mask, reset | ~mask, jnp.where((step == 2) & (T > 5), 0, weight))
-    return params, batch, (border, T - border)
+    flags = mask, reset | ~mask, np.where((step == 2) & (T > 5), 0, weight)
+    return params, Batch(xs, ys, *map(jnp.asarray, flags)), (border, T - border)
 
 
 def mean_of_outcomes(factory: Factory, network: Network, claim: Unbiased, everything: bool) -> Result:
