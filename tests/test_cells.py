@@ -145,8 +145,9 @@ def test_a_cell_without_recurrence_has_its_usual_inputs_beside_an_identity():
     np.testing.assert_array_equal(usual.U, same.U)
 
 
-@pytest.mark.parametrize("name", marked(["lstm", "lstm-peepholes", "gru", "gru-diagonal", "min_gru"], ["gru"]))
-@pytest.mark.parametrize("T_max", marked([3, 50], [50]))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["lstm", "lstm-peepholes", "gru", "gru-diagonal", "min_gru"])
+@pytest.mark.parametrize("T_max", [3, 50])
 def test_chrono_gates_keep_the_state_for_up_to_the_longest_dependency(name, T_max):
     """At u + v = b a unit keeps c or h in a share τ / (1 + τ) with τ in [1, T_max − 1]; other biases are as ever."""
     cell, H = CELLS[name], 2000

@@ -153,7 +153,8 @@ def test_exponents_are_those_of_the_dense_jacobians(name):
             np.testing.assert_allclose(exponents[b], logs / int(batch.mask[:, b].sum()), rtol=1e-11, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", marked(["gru", "lstm-peepholes"], ["gru"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["gru", "lstm-peepholes"])
 def test_the_jacobian_of_a_step_is_dense_autodiff_s(name):
     network, params, state, batch = case(name)
     J = state_jacobian(network, params, state, batch.xs[0])

@@ -135,6 +135,7 @@ def test_a_trace_across_segments_is_closer_than_truncation():
         assert off(full, exact) < min(off(truncated, exact), off(own, exact))
 
 
+@pytest.mark.slow
 def test_snap_of_trace_units_is_exact_in_windows_of_any_length():
     network, params, batch = setting(CELLS["rtu"])
     assert isinstance(snap(network).claim, rj.Exact)

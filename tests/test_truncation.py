@@ -43,7 +43,8 @@ def test_a_history_as_long_as_the_sequence_is_bptt(history, every, windows):
     assert_close(total_gradient(run(truncated(network, history, every), params, batch, windows)), expected, 1e-12)
 
 
-@pytest.mark.parametrize("dtype", marked([None, "float64"], [None]))
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [None, "float64"])
 def test_a_history_of_the_steps_between_two_borders_is_bptt_by_windows(dtype):
     network = tall()
     params, batch = make_params(network), everything(network, 12, dtype)

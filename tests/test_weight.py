@@ -101,6 +101,7 @@ def test_loss_and_gradient_are_the_weighted_sums(algorithm):
     assert_same(value_and_grad(params, batch._replace(weight=weight)), total, 1e-12)
 
 
+@pytest.mark.slow
 def test_weights_of_one_are_no_weights():
     network = make_network(rj.lstm())
     params, batch = make_params(network), make_batch(network, 6, 3, mask=True)
@@ -109,12 +110,13 @@ def test_weights_of_one_are_no_weights():
         assert_same(value_and_grad(params, batch._replace(weight=ones)), value_and_grad(params, batch), 1e-14)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "mask"),
     [
-        pytest.param(jnp.asarray, False, marks=pytest.mark.slow),
+        (jnp.asarray, False),
         (np.asarray, True),
-        pytest.param(lambda weight: np.asarray(weight, np.float32), True, marks=pytest.mark.slow),
+        (lambda weight: np.asarray(weight, np.float32), True),
     ],
     ids=["jax", "numpy", "float32"],
 )
