@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
+from fixtures import marked
 
 import rnn_jax as rj
 from rnn_jax import experiment
@@ -176,23 +177,18 @@ experiment.main(Config, run)
 """
 
 
-@pytest.mark.parametrize(
-    ("way", "status", "printed"),
-    [
-        ("SIGINT", 130, ""),
-        ("full", 1, None),
-        *(
-            pytest.param(*each, marks=pytest.mark.slow)
-            for each in (
-                ("print", 0, "snow \\u2603 man\n"),
-                ("SIGTERM", 143, ""),
-                ("devices", 0, "3\n3\n"),
-                ("devices of XLA_FLAGS", 0, "4\n4\n"),
-                ("lines", 141, None),
-            )
-        ),
-    ],
-)
+WAYS = [
+    ("print", 0, "snow \\u2603 man\n"),
+    ("SIGINT", 130, ""),
+    ("SIGTERM", 143, ""),
+    ("devices", 0, "3\n3\n"),
+    ("devices of XLA_FLAGS", 0, "4\n4\n"),
+    ("full", 1, None),
+    ("lines", 141, None),
+]
+
+
+@pytest.mark.parametrize(("way", "status", "printed"), marked(WAYS, [("SIGINT", 130, ""), ("full", 1, None)]))
 def test_how_a_command_ends(way, status, printed):
     """ASCII output, signals, devices that are there already, a full disk, a reader that has gone: never a traceback."""
     environment = {**os.environ, "PYTHONIOENCODING": "ascii", "JAX_PLATFORMS": "cpu"}
