@@ -1,9 +1,9 @@
-"""Time and memory of loss and gradient: bptt beside jax.grad, flax, haiku, equinox and torch (each where installed).
+"""Time and memory of loss and gradient: bptt compared with jax.grad, flax, haiku, equinox and torch, where installed.
 
 The programs of a case are compiled apart and called interleaved in one process (A B C A B C ...); each call is awaited,
 and medians are reported. bptt and every way to write the network for jax.grad run split over the same devices, and on
 one device; other libraries run as their users run them. Beside them stands the floor: the model's matrix products,
-2·T·B·(3·G·H² + 3·H·K) operations, at the rate of one large product, which is called interleaved with them. Long
+2·T·B·(3·G·H² + 3·H·K) operations, at the throughput of one large product, which is called interleaved with them. Long
 sequences run each in a process of its own, whose peak memory is reported. Programs for an H100 and a TPU v5e are
 compiled where accelerators.py finds the plugins to do so.
 

@@ -81,14 +81,15 @@ class Config:
     algorithm: Literal[*ALGORITHMS] = "bptt"
     """Gradient algorithm: bptt is the hand-written reverse, autodiff is JAX's."""
     devices: int | None = None
-    """How many share a batch, which they must divide; by default the most that do, a core of the CPU being one. A run
-    that is resumed uses as many as before, since sums over other parts of a batch are rounded differently. With --seeds
-    they share the seeds, and not the batch: each seed is on one device, and by default all devices have some."""
+    """Number of devices that share a batch; it must divide B. By default as many as possible, each core of the CPU
+    being one. A run that is resumed uses as many as before, since sums over other parts of a batch are rounded
+    differently. With --seeds they share the seeds, and not the batch: each seed is on one device, and by default all
+    devices have some."""
     steps: int | None = None
     """Updates; by default 8000, with --quick 60. With --resume, those of the whole run: the cosine of --decay is then
     computed anew over that many, so the rate jumps from its end back to where the longer cosine is at this step."""
     batch: int = 32
-    """B, lanes of text read side by side."""
+    """B, streams of text read in parallel."""
     length: int | None = None
     """T, characters per window; the gradient does not reach beyond it, the state does. By default 100, with --quick
     50."""
@@ -99,7 +100,7 @@ class Config:
     decay: bool = True
     """Let the rate fall along a cosine."""
     last_rate: float | None = None
-    """Where it ends, as a share of the peak; by default 0.1."""
+    """Learning rate at the end, as a share of the peak; by default 0.1."""
     warm_up: int = 0
     """Updates in which the rate rises linearly to its peak, before it falls."""
     beta1: float | None = None
@@ -113,14 +114,14 @@ class Config:
     clip_at: float | None = None
     """By default 1."""
     seed: int = 0
-    """In 0 … 2**32 - 1."""
+    """Seed of all that is random, from 0 to 2**32 - 1."""
     seeds: int = 1
     """Train the runs of so many seeds at once, from --seed on. Each has a run folder of its own, seed-N in --out, and
     on a CPU the very numbers that it has alone on one device."""
     sample: int | None = None
     """Characters to write at the end, or with --generate; by default 500, with --quick 100."""
     temperature: float | None = None
-    """Of the sample; 0 takes the likeliest character. By default 0.8."""
+    """Temperature of the sample; 0 takes the most likely character. By default 0.8."""
     prime: str | None = None
     """Text that the sample continues; by default a line break, or its lowest character where the text has none."""
     out: Path | None = None

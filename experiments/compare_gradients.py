@@ -58,9 +58,9 @@ class Config:
     lengths: tuple[int, ...] | None = None
     """T; by default 1 10 100 1000, with --quick 1 100."""
     precision: Literal["highest", "default"] = "highest"
-    """Of matrix products: "default" is what an accelerator does unless told, TF32 or bfloat16, and what that costs."""
+    """Precision of matrix products: "default" is what an accelerator does unless told, TF32 or bfloat16."""
     seed: int = 0
-    """Of weights and tokens."""
+    """Seed of weights and tokens."""
     out: Path | None = None
     """Run folder; by default runs/compare_gradients/TIME."""
     overwrite: bool = False

@@ -122,7 +122,7 @@ def plot(config: Any, summary: dict[str, Any], folder: Path) -> None:
     three_panels(
         config,
         summary,
-        "Lyapunov spectra",
+        f"Lyapunov spectra over {config.driven} sequences",
         lambda found: (np.arange(1, config.hidden + 1) / config.hidden, found["lyapunov"]),
         {"xlabel": r"index $i\,/\,H$", "ylabel": r"exponent $\lambda_i$, nats a step"},
         folder / "lyapunov.png",

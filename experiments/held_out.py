@@ -53,7 +53,7 @@ class Config(Adam):
     steps: int = 5000
     """Updates of each run."""
     batch: int = 32
-    """B, lanes of text read side by side."""
+    """B, streams of text read in parallel."""
     length: int = 100
     """T, characters per window; the gradient does not reach beyond it, the state does."""
     rate: float | None = None

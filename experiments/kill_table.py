@@ -71,7 +71,7 @@ class Config:
     algorithms: tuple[str, ...] = ("bptt", "rtrl", "uoro", "eprop")
     """Learning rules, in turn."""
     times: int = 1
-    """How many times as many kills as in the table of the pages, where there are 50."""
+    """Multiplies the number of kills, 50."""
     flips: int = 1
     """Flipped bits in each file of a run, and cuts."""
     seed: int = 0

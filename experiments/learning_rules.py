@@ -2,7 +2,7 @@
 
 The task is delayed addition: y_t is 1 with probability 1/2 + x_{t−6}/2 − x_{t−10}/4, for coins x.  Every rule sees the
 sequence in short windows, as an online learner does, so that what it carries over their borders matters.  In the part
-copying, strings of bits are said again, and grow when they are copied well.
+copying, strings of bits are repeated, and grow when they are copied well.
 
 The parts:
   alignment  the cosine between each two rules' gradients of a window, at the weights before training and after

@@ -6,7 +6,7 @@ the task is solved: below --solved of that loss.
 
 The tasks:
   adding       the sum of two marked numbers among T, asked for at the end
-  copy_memory  ten symbols, said again after a lag
+  copy_memory  ten symbols, repeated after a lag
   parity       whether the ones so far are odd; trained on strings of up to 16 steps, tested on 512
   flip_flop    the last pulse of each of three inputs, at every step
 

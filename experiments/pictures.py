@@ -63,13 +63,14 @@ class Config:
 
 
 def run(config: Config) -> None:
-    """Run each experiment, and copy its pictures."""
+    """Run each experiment, and copy its pictures; those that could not be made are named at the end."""
     unknown = [name for name in config.only if name not in PICTURES]
     require(not unknown and config.only, "only", unknown or config.only, f"some of {', '.join(PICTURES)}")
     config.pictures.mkdir(parents=True, exist_ok=True)
     if "cell.png" in config.only:
         cell_diagram.draw(config.pictures / "cell.png")
     wanted = {names: command for names, command in MADE_BY.items() if set(names) & set(config.only)}
+    missing = []
     for names, (script, *flags) in tqdm(wanted.items(), unit="experiment", disable=None):
         folder = config.out / names[0].removesuffix(".png")
         flags = ["--quick"] if config.quick else flags
@@ -77,9 +78,11 @@ def run(config: Config) -> None:
         print("+", *command[1:], flush=True)
         status = subprocess.run(command, check=False).returncode
         for name in set(names) & set(config.only):
-            made = folder / name
-            require(made.is_file(), script, f"ended with status {status}", f"one that writes {made}")
-            shutil.copy(made, config.pictures / name)
+            if (folder / name).is_file():
+                shutil.copy(folder / name, config.pictures / name)
+            else:
+                missing.append(f"{name} ({script} ended with status {status})")
+    require(not missing, "pictures", f"without {', '.join(missing)}", "all that were asked for")
 
 
 if __name__ == "__main__":

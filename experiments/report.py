@@ -2,8 +2,8 @@
 
 Runs that differ in nothing but the seed are one row, with the mean and the standard deviation of their bits per
 character of test text. The folder of several seeds stands for their runs. A run that is not finished is counted, and
-has no test bits. The value that docs/benchmarks.md tells of the same flags stands beside the mean; – where it tells
-none.
+has no test bits. The column "expected" has the value that docs/benchmarks.md gives for the same flags, or – where it
+gives none.
 
 Examples:
   python experiments/report.py runs/char_lm/*
@@ -170,7 +170,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     commands = [f"- {row['runs']}, seed {row['seeds'][0]}: `{row['commands'][0]}`" for row in rows]
     legend = (
         "Mean ± standard deviation over the seeds; – where no run is finished. Expected is the value that "
-        "docs/benchmarks.md tells of the same flags with seed 0; – where it tells none. The commands:"
+        "docs/benchmarks.md gives for the same flags with seed 0; – where it gives none. The commands:"
     )
     return "\n".join([*lines, "", legend, "", *commands, ""])
 

@@ -50,7 +50,7 @@ class Config(Adam):
     hidden: int = 128
     """H, units of the Elman cell with tanh."""
     batch: int = 32
-    """B, lanes of text read side by side."""
+    """B, streams of text read in parallel."""
     length: int = 100
     """T, characters per window; the gradient does not reach beyond it, the state does."""
     steps: int = 1000

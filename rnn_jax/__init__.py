@@ -1,4 +1,4 @@
-"""How a loss assigns credit back through time: gradients of recurrent networks, written by hand and proven exact."""
+"""Gradients of recurrent networks through time, written by hand and proven equal to ``jax.grad``."""
 
 from rnn_jax import checkpoint, data, diagnostics, gradients, jacobian, network, ops, recurrence, seeds, testing, train
 from rnn_jax.cells import *  # noqa: F403
@@ -26,7 +26,7 @@ from rnn_jax.types import (
     Unbiased,
 )
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 __all__ = [
     *_cells,
