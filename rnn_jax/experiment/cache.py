@@ -34,7 +34,7 @@ def keep_compiled(folder: Path | None = None) -> Path:
       >>> jax.config.update("jax_compilation_cache_dir", None)  # JAX keeps nothing again
     """
     warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")
-    chosen: str | None = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
+    chosen: str | None = jax.config.values["jax_compilation_cache_dir"]
     if chosen is None:
         if folder is None:
             import platformdirs
