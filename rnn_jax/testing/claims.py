@@ -68,7 +68,7 @@ def exact_laws(each: Trial) -> Iterator[Result]:
     yield Result("padding", f"anywhere, {name}", difference(early, apart), TOLERANCE["float64"])
     thrice = each.update(each.params, each.carry, batch._replace(weight=3 * batch.weight))[1]
     once = each.update(each.params, each.carry, batch)[1]
-    error = difference(thrice[:3], jax.tree.map(lambda a: 3 * a, once[:3]))
+    error = difference(thrice[:3], jax.tree.map(lambda a: 3 * np.asarray(a), once[:3]))
     yield Result("weights", f"three times as large, {name}", error, TOLERANCE["float64"])
 
 
