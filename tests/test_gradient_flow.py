@@ -203,6 +203,7 @@ def test_a_graded_matrix_has_all_its_singular_values():
     assert (found[1:, 2] == 0).all()
 
 
+@pytest.mark.slow
 def test_an_error_through_a_chaotic_network_grows_with_its_largest_exponent():
     """Three readings of one network agree: ‖δh‖, the largest singular value and the largest exponent."""
     H, steps = 16, 400

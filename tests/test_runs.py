@@ -236,6 +236,7 @@ with experiment.Lock() as lock:
     assert command("--resume", one) == 0
 
 
+@pytest.mark.slow
 def test_where_a_run_came_from(whole, text):
     settings = experiment.read_sealed(whole / "config.json")
     (start,) = settings["started by"]
@@ -289,6 +290,7 @@ def test_where_the_newest_checkpoint_is_damaged_the_run_goes_on_from_the_one_bef
     assert_same(folder, whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["config.json", "text.json", "summary.json"])
 def test_a_changed_number_is_found(whole, tmp_path, place, capsys):
     """The run is refused, or the summary is made again."""
@@ -305,6 +307,7 @@ def test_a_changed_number_is_found(whole, tmp_path, place, capsys):
         assert capsys.readouterr().err.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_picture_that_is_gone_is_drawn_again(whole, tmp_path):
     """And no other file of the finished run is written."""
     folder = tmp_path / "run"
@@ -323,6 +326,7 @@ def generated(capsys, *arguments):
     return capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_text_is_written_from_a_run(whole, tmp_path, capsys):
     """The sample of the run itself, and others; nothing is written to the folder."""
     before = contents(whole)
@@ -384,6 +388,7 @@ def test_several_seeds_say_where_each_goes_on(text, three, tmp_path, capsys):
     assert shown == "; ".join(parts)
 
 
+@pytest.mark.slow
 def test_programs_that_tests_compile_are_not_kept_in_the_users_home(whole):
     jax.config.update("jax_compilation_cache_dir", None)
     assert command("--resume", whole, "--cache") == 0
@@ -421,6 +426,7 @@ def test_a_run_on_four_devices_goes_on_there_and_is_loaded_on_one(tmp_path):
         assert train.evaluate(network, params, [rj.Batch(tokens, tokens)]) > 0
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_elsewhere_uses_its_devices(whole, tmp_path, capsys):
     """Where there are too few, it says so; the number may be given."""
     folder = tmp_path / "run"
@@ -554,6 +560,7 @@ def test_compiled_programs_are_kept_in_the_users_cache(tmp_path):
         assert Path(shown).is_relative_to(value)
 
 
+@pytest.mark.slow
 def test_several_runs_are_reported(text, whole, tmp_path, capsys):
     """Seeds are one row, and a run that is not finished is counted."""
     other, part = tmp_path / "other", tmp_path / "part"
@@ -616,6 +623,7 @@ def test_a_report_of_runs_without_validation_has_no_plot(text, whole, tmp_path, 
     assert (tmp_path / "both" / "report.png").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", ['{"st', "[1]", '{"validation_bits": 2.0}'])
 def test_damaged_metrics_are_no_half_report(whole, tmp_path, line):
     folder = tmp_path / "run"

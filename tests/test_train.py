@@ -318,11 +318,9 @@ def test_two_runs_from_one_start():
     assert any((a != b).any() for a, b in zip(*map(jax.tree.leaves, (params, states[0][0].params)), strict=True))
 
 
-PADDING = pytest.mark.parametrize("field", ["mask", pytest.param("weight", marks=pytest.mark.slow)])
+PADDING = pytest.mark.parametrize("field", ["mask", "weight"])
 OPTIMISERS = pytest.mark.parametrize(
-    "optimiser",
-    [pytest.param(optax.adam(0.01), marks=pytest.mark.slow), optax.MultiSteps(optax.adam(0.01), 2)],
-    ids=["adam", "multi-steps"],
+    "optimiser", [optax.adam(0.01), optax.MultiSteps(optax.adam(0.01), 2)], ids=["adam", "multi-steps"]
 )
 
 
@@ -347,6 +345,7 @@ def test_a_window_of_padding_changes_neither_parameters_nor_optimiser(optimiser,
     assert all(carried) is (field == "mask")  # a step of weight 0 advances the state
 
 
+@pytest.mark.slow
 @PADDING
 def test_a_report_leaves_windows_of_padding_out(field):
     optimiser = optax.sgd(0.0)
@@ -425,10 +424,11 @@ def masked(index):
     return batch if index % 2 else jax.device_get(batch)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("this_as_users_compile")
 @pytest.mark.parametrize(
     ("steps", "every", "chunk"),
-    marked([(10, 4, 3), (7, 7, 2), (3, 1, 4), (6, 100, 50), (8, 2, 2), (8, 4, 2)], [(7, 7, 2), (3, 1, 4)]),
+    [(10, 4, 3), (7, 7, 2), (3, 1, 4), (6, 100, 50), (8, 2, 2), (8, 4, 2)],
 )
 def test_steps_in_chunks_are_bitwise_those_made_one_by_one(steps, every, chunk):
     """And so is each report, that of padding only included."""
