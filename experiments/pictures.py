@@ -75,6 +75,8 @@ def run(config: Config) -> None:
         folder = config.out / names[0].removesuffix(".png")
         flags = ["--quick"] if config.quick else flags
         command = [sys.executable, str(Path(__file__).with_name(script)), *flags, "--out", str(folder), "--overwrite"]
+        for name in names:
+            (folder / name).unlink(missing_ok=True)  # of an earlier run: a refused script would leave it there
         print("+", *command[1:], flush=True)
         status = subprocess.run(command, check=False).returncode
         for name in set(names) & set(config.only):

@@ -170,7 +170,7 @@ BIASES = [("gru", 1, 5.0), ("gru", 1, 16.0), ("lstm", 3, -80.0), ("lstm", 1, 12.
 
 @pytest.mark.slow
 @each_dtype
-@pytest.mark.parametrize(("name", "gate", "bias"), marked(BIASES, [("lstm", 3, -80.0)], BIASES[1::2]))
+@pytest.mark.parametrize(("name", "gate", "bias"), marked(BIASES, [], BIASES[1::2]))
 def test_second_derivatives_at_shut_gates(name, gate, bias, dtype):
     """Finite, and no further from float64 than autodiff's; 3 × 5 units, at 4 × 5 XLA itself is wrong on a CPU."""
     network, params, state, batch = window(CELLS[name])

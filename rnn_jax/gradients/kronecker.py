@@ -199,6 +199,11 @@ def hadamard(columns: int) -> np.ndarray:
     return rows[:, :columns]
 
 
+def choices(rows: int, borders: int) -> Array:
+    """All ways to take one of the rows at each border, [rows ** borders, borders]."""
+    return jnp.asarray(np.indices((rows,) * borders).reshape(borders, -1).T)
+
+
 def enumerated(table: Callable[[Network], np.ndarray], rows: int) -> Unbiased:
     """The claim, by segments of two steps, with the rows of a table as the signs of a border; at H = 2 it has ``rows``.
 
@@ -208,7 +213,6 @@ def enumerated(table: Callable[[Network], np.ndarray], rows: int) -> Unbiased:
 
     def enumerate_rows(network: Network, T: int, B: int) -> tuple[Callable[[Array], dict[str, Any]], Array]:
         each = jnp.asarray(table(network))
-        outcomes = jnp.asarray(np.indices((len(each),) * (T // 2)).reshape(T // 2, -1).T)
-        return lambda outcome: {"segment": 2, "signs": lambda border: each[outcome[border]]}, outcomes
+        return lambda outcome: {"segment": 2, "signs": lambda border: each[outcome[border]]}, choices(len(each), T // 2)
 
     return Unbiased(enumerate_rows, steps=2 * borders)

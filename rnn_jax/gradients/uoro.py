@@ -10,7 +10,7 @@ import numpy as np
 
 from rnn_jax.checks import check_function, check_network, layer_sizes
 from rnn_jax.gradients import segments
-from rnn_jax.gradients.kronecker import balance, hadamard, norm
+from rnn_jax.gradients.kronecker import balance, choices, hadamard, norm
 from rnn_jax.gradients.segments import Rule, Segment, by_segments
 from rnn_jax.network import zero_states
 from rnn_jax.types import Algorithm, Array, Layer, Network, Params, Unbiased
@@ -132,5 +132,4 @@ def enumerate_signs(network: Network, T: int, B: int) -> tuple[Callable[[Array],
     """All choices, at T borders, among the rows of ± a Hadamard matrix: their mean is that over all signs."""
     rows = hadamard(count_states(network))
     table = jnp.asarray(np.concatenate([rows, -rows]))
-    outcomes = jnp.asarray(np.indices((len(table),) * T).reshape(T, -1).T)
-    return lambda outcome: {"segment": 1, "signs": lambda border: table[outcome[border]]}, outcomes
+    return lambda outcome: {"segment": 1, "signs": lambda border: table[outcome[border]]}, choices(len(table), T)

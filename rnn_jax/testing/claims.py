@@ -134,8 +134,8 @@ def _sequence(network: Network, T: int, everything: bool) -> tuple[Params, Batch
     step, weight = np.arange(T)[:, None], rng.uniform(0.5, 2.0, (T, 1))
     mask, reset = (step != 1) | (T < 4), step == (T - 2 if T > 4 else T - 1)
     border = 3 if T > 5 else 2 if T > 3 else 1
-    flags = mask, reset | ~mask, np.where((step == 2) & (T > 5), 0, weight)
-    return params, Batch(xs, ys, *map(jnp.asarray, flags)), (border, T - border)
+    parts = mask, reset | ~mask, np.where((step == 2) & (T > 5), 0, weight)
+    return params, Batch(xs, ys, *map(jnp.asarray, parts)), (border, T - border)
 
 
 def mean_of_outcomes(factory: Factory, network: Network, claim: Unbiased, everything: bool) -> Result:
