@@ -884,6 +884,26 @@ def test_pictures_are_made_by_their_experiments(tmp_path):
     assert wrong.returncode == 2 and "only is" in wrong.stderr
 
 
+def test_a_picture_that_cannot_be_made_stops_no_other(tmp_path, monkeypatch):
+    """It is named at the end, and a picture of an earlier run does not stand in for it."""
+    (tmp_path / "runs" / "learning_curve").mkdir(parents=True)
+    (tmp_path / "runs" / "learning_curve" / "learning_curve.png").touch()
+
+    def start(command, check):
+        made = "char_lm.py" not in command[1]
+        if made:
+            folder = Path(command[command.index("--out") + 1])
+            folder.mkdir(parents=True)
+            (folder / "real_sequences.png").touch()
+        return subprocess.CompletedProcess(command, 0 if made else 2)
+
+    monkeypatch.setattr(pictures.subprocess, "run", start)
+    only = ("learning_curve.png", "real_sequences.png")
+    with pytest.raises(rj.InputError, match=r"learning_curve\.png \(char_lm\.py ended with status 2\)"):
+        pictures.run(pictures.Config(only, tmp_path / "docs", tmp_path / "runs"))
+    assert [path.name for path in (tmp_path / "docs").iterdir()] == ["real_sequences.png"]
+
+
 @pytest.mark.slow
 def test_every_picture_of_the_pages_is_made_by_a_command(tmp_path):
     pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]

@@ -23,9 +23,7 @@ rules = pytest.mark.parametrize(
     "rule",
     [pytest.param(rule, id=name, marks=[pytest.mark.slow] * (name != "kf_rtrl")) for name, rule in RULES.items()],
 )
-kinds = pytest.mark.parametrize(
-    "cell", ["elman", *(pytest.param(name, marks=pytest.mark.slow) for name in ("lstm-peepholes", "gru", "indrnn"))]
-)
+kinds = pytest.mark.parametrize("cell", ["elman", "lstm-peepholes", "gru", "indrnn"])
 
 
 def signs_of(count):
@@ -41,7 +39,7 @@ def problem(cell="elman", depth=1, T=6, B=2):
 
 @pytest.mark.slow
 @rules
-@pytest.mark.parametrize("depth", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("depth", [1, 2])
 @kinds
 def test_one_segment_is_bptt(cell, depth, rule):
     network, params, batch = problem(cell, depth)
@@ -49,7 +47,7 @@ def test_one_segment_is_bptt(cell, depth, rule):
     assert_close(ours, reference, 1e-12)
 
 
-@pytest.mark.parametrize("segment", [1, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("segment", [1, 4])
 @kinds
 @pytest.mark.slow
 def test_optimal_kronecker_of_as_many_products_as_steps_is_rtrl(cell, segment):
@@ -148,7 +146,7 @@ def test_segments_of_one_step_are_the_textbook_s(rule, count):
 
 @pytest.mark.slow
 @rules
-@pytest.mark.parametrize("segment", [1, pytest.param(None, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("segment", [1, None])
 @kinds
 def test_nothing_of_the_past_survives_a_reset(cell, segment, rule):
     """The mean cannot see it: an old factor that is multiplied by 0 would only add noise."""
